@@ -1,0 +1,142 @@
+"""How the weights of a frozen backbone change: one adapter per network, with one part per site."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from sapwood.backbones.base import BackboneInfo, Site
+from sapwood.errors import ConfigError
+from sapwood.task import Snapshot, Task
+
+
+@dataclass
+class Context:
+    """What one forward knows about its pictures; lives as long as the forward.
+
+    Attributes:
+        values: per-picture tensors [B, ...] by name (a choice of expert, gates), set by ``Adapter.plan`` or on the way.
+    """
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Adapter(nn.Module, ABC):
+    """Base of all adapters. Only what a method needs is overridden; the rest does nothing.
+
+    Class attributes state facts, which ``sapwood methods`` prints and tests rely on.
+    """
+
+    Config: ClassVar[type]
+    summary: ClassVar[str]
+    growth: ClassVar[str]
+    mergeable: ClassVar[bool] = True
+    trains_backbone: ClassVar[bool] = False
+    history: ClassVar[Literal["last", "all"]] = "last"
+
+    def __init__(self, config: Any, sites: Sequence[Site], info: BackboneInfo) -> None:
+        super().__init__()
+        self.config = config
+        self.sites = tuple(sites)
+        self.info = info
+
+    @property
+    def moves(self) -> bool:
+        """Whether a round of training changes the features."""
+        return True
+
+    def folded(self, site: Site) -> Tensor | None:
+        """The finished past as a change of the weight [out, in]; the network adds it once, so it costs nothing."""
+        return None
+
+    @abstractmethod
+    def forward(self, site: Site, x: Tensor, context: Context) -> Tensor | None:
+        """What the live part adds to the site's output [..., out], for its input x [..., in]; None for nothing."""
+
+    @abstractmethod
+    def dense(self, site: Site) -> Tensor | None:
+        """The whole change of the site's weight [out, in], past and live; None where there is none.
+
+        Raises:
+            NotMergeable: the change depends on the input.
+        """
+
+    def before_task(self, task: Task) -> None:
+        """Prepare the live part for a round."""
+
+    def after_step(self) -> None:
+        """Called after every optimiser step; projections belong here, not on gradients."""
+
+    def after_task(self, task: Task) -> None:
+        """Fold or freeze what the round has learned."""
+
+    def penalty(self) -> Tensor | None:
+        """A term added to the loss; None for none."""
+        return None
+
+    def plan(self, images: Tensor, network: Any) -> Context:
+        """Look at the pictures before the forward (choice of expert); an empty context by default."""
+        return Context()
+
+    def calibrate(self, logits: Tensor, context: Context) -> Tensor:
+        """Change logits [B, K] by what the forward left in the context; picture by picture."""
+        return logits
+
+    def persistent_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Named parameters that live across rounds, hence what EWC may anchor."""
+        return self.named_parameters()
+
+    def state(self) -> Snapshot:
+        """Tensors and JSON that this round adds to the state folder."""
+        return {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}, {}
+
+    def load(self, history: Sequence[Snapshot]) -> None:
+        """Restore from the snapshots of all rounds, oldest first; by default the last holds everything."""
+        if history:
+            self.load_state_dict(history[-1][0])
+
+
+def choose_sites(sites: Sequence[Site], targets: Sequence[str], blocks: str) -> tuple[Site, ...]:
+    """The sites whose part is among ``targets``, in the blocks that ``blocks`` names.
+
+    ``blocks`` is ``all``, or a comma-separated list of indices and ranges, negative counted from the end:
+    ``0,1``, ``6:12``, ``-4:``.
+    """
+    parts = sorted({site.part for site in sites})
+    unknown = [target for target in targets if target not in parts]
+    if unknown or not targets:
+        raise ConfigError(
+            f"adapter.targets: no projection {', '.join(unknown) or '(none given)'}; it has {', '.join(parts)}"
+        )
+    depth = 1 + max(site.block for site in sites)
+    wanted = _blocks(blocks, depth)
+    return tuple(site for site in sites if site.part in targets and site.block in wanted)
+
+
+def _blocks(text: str, depth: int) -> set[int]:
+    if text == "all":
+        return set(range(depth))
+    wanted: set[int] = set()
+    for piece in text.split(","):
+        try:
+            if ":" in piece:
+                start, stop = (int(end) if end.strip() else None for end in piece.split(":"))
+                wanted.update(range(depth)[start:stop])
+            else:
+                wanted.add(range(depth)[int(piece)])
+        except (ValueError, IndexError):
+            raise ConfigError(
+                f"adapter.blocks: {piece!r} is not a block of 0..{depth - 1}; write all, 0,1 or -4:"
+            ) from None
+    if not wanted:
+        raise ConfigError(f"adapter.blocks={text} names no block of 0..{depth - 1}")
+    return wanted
+
+
+def bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes that the tensors take on disk, headers aside."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

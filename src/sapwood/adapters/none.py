@@ -1,0 +1,34 @@
+"""No change at all: the backbone stays as it came, and only the head learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sapwood.adapters.base import Adapter, Context
+from sapwood.backbones.base import Site
+
+
+@dataclass(frozen=True)
+class NoneConfig:
+    """Nothing to set."""
+
+
+class NoAdapter(Adapter):
+    """Frozen features."""
+
+    Config = NoneConfig
+    summary = "the backbone stays frozen"
+    growth = "nothing"
+
+    @property
+    def moves(self) -> bool:
+        """Never."""
+        return False
+
+    def forward(self, site: Site, x: Tensor, context: Context) -> None:
+        """Adds nothing."""
+
+    def dense(self, site: Site) -> None:
+        """No change."""

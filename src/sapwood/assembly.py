@@ -1,0 +1,145 @@
+"""From what a version records to a network that computes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sapwood.adapters import ADAPTERS
+from sapwood.backbones import create_backbone
+from sapwood.backbones.base import Backbone
+from sapwood.errors import ConfigError, StateError
+from sapwood.heads import HEADS
+from sapwood.methods import Method
+from sapwood.network import Network
+from sapwood.objectives import OBJECTIVES
+from sapwood.objectives.base import Objective
+from sapwood.settings import TrainingConfig, build, plain
+from sapwood.state import State
+from sapwood.task import Snapshot
+
+Overrides = Mapping[str, Mapping[str, Any]]
+
+
+def merge_settings(method: Method, *layers: Overrides) -> dict[str, dict[str, Any]]:
+    """All settings of a method, later layers over earlier ones, checked and complete."""
+    types = {
+        "adapter": ADAPTERS[method.adapter].Config,
+        "objective": OBJECTIVES[method.objective].Config,
+        "head": HEADS[method.head].Config,
+        "training": TrainingConfig,
+    }
+    merged: dict[str, dict[str, Any]] = {}
+    for part, config_type in types.items():
+        values: dict[str, Any] = {}
+        for layer in (method.settings, *layers):
+            values |= layer.get(part, {})
+        merged[part] = plain(build(config_type, values, part))
+    return merged
+
+
+def new_record(backbone: Backbone, method: Method, image_size: int, seed: int, overrides: Overrides) -> dict[str, Any]:
+    """The record of a state that has learned nothing yet."""
+    patch = backbone.info.patch
+    if image_size < patch or image_size % patch:
+        lower = max(patch, image_size // patch * patch)
+        raise ConfigError(
+            f"--image-size {image_size} is not a multiple of the backbone's patch of {patch} pixels; "
+            f"use {lower} or {lower + patch}"
+        )
+    if method.all_data:
+        raise ConfigError(
+            f"method {method.name!r} needs the pictures of all rounds at once; it runs only in benchmarks"
+        )
+    return {
+        "kind": "classification",
+        "backbone": asdict(backbone.info),
+        "image_size": image_size,
+        "method": method.name,
+        "parts": {"adapter": method.adapter, "objective": method.objective, "head": method.head},
+        "settings": merge_settings(method, overrides),
+        "seed": seed,
+        "classes": [],
+        "tasks": [],
+        "accuracy": [],
+        "accuracy_on": [],
+    }
+
+
+def training_config(record: Mapping[str, Any]) -> TrainingConfig:
+    """The training settings of a version."""
+    return build(TrainingConfig, record["settings"]["training"], "training")
+
+
+def assemble(record: Mapping[str, Any], state: State | None, device: torch.device) -> tuple[Network, Objective]:
+    """Build the network and the objective of a version and fill them with what its files hold.
+
+    Raises:
+        StateError: the backbone's weights are not those the state was made with.
+    """
+    parts, settings = record["parts"], record["settings"]
+    info = record["backbone"]
+    backbone = create_backbone(info["name"], record["image_size"])
+    if backbone.info.sha256 != info["sha256"]:
+        raise StateError(
+            f"the state was made with {info['name']} of sha256 {info['sha256'][:12]}, but the weights found now have "
+            f"{backbone.info.sha256[:12]}; put the original weights back"
+        )
+    adapter_type, head_type = ADAPTERS[parts["adapter"]], HEADS[parts["head"]]
+    adapter = adapter_type(build(adapter_type.Config, settings["adapter"], "adapter"), backbone.sites, backbone.info)
+    head = head_type(build(head_type.Config, settings["head"], "head"), backbone.info.dim)
+    objective_type = OBJECTIVES[parts["objective"]]
+    objective = objective_type(build(objective_type.Config, settings["objective"], "objective"))
+    network = Network(backbone, adapter, head)
+    tasks = record["tasks"]
+    if tasks and state is not None:
+        if adapter.trains_backbone:
+            backbone.load_state_dict(state.tensors(f"{tasks[-1]['folder']}/backbone.safetensors"))
+        wanted = tasks if adapter.history == "all" else tasks[-1:]
+        adapter.load([read_part(state, task, "adapter") for task in wanted])
+        head.load(*read_part(state, tasks[-1], "head"))
+        objective.load(read_part(state, tasks[-1], "objective"))
+    network.to(device)
+    network.refold()
+    return network, objective
+
+
+def read_part(state: State, task: Mapping[str, Any], part: str) -> Snapshot:
+    """Tensors (possibly none) and JSON that a round left behind for one part."""
+    meta = task["parts"].get(part)
+    if meta is None:
+        return {}, {}
+    return (state.tensors(f"{task['folder']}/{part}.safetensors") if meta["stored"] else {}), meta["meta"]
+
+
+def write_parts(network: Network, objective: Objective) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Files of a round by name without folder, and what the record says of each part."""
+    snapshots = {"adapter": network.adapter.state(), "head": network.head.state(), "objective": objective.state()}
+    files: dict[str, dict[str, Tensor]] = {}
+    said: dict[str, Any] = {}
+    for part, (tensors, meta) in snapshots.items():
+        said[part] = {"stored": bool(tensors), "meta": meta}
+        if tensors:
+            files[f"{part}.safetensors"] = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    if network.adapter.trains_backbone:
+        files["backbone.safetensors"] = {
+            name: tensor.detach().contiguous().cpu() for name, tensor in network.backbone.state_dict().items()
+        }
+    return files, said
+
+
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """``auto`` is bf16 where the device multiplies it natively, else fp32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device.type == "cpu":
+        # Without these instructions bf16 products are emulated and several times slower than fp32.
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16" if native else "fp32"
+    return "fp32"

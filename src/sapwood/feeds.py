@@ -1,0 +1,138 @@
+"""What a round trains on and passes over: pictures, or features that were computed once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from sapwood.backbones.base import Tokens
+from sapwood.data.loader import Batch, Views, batches, epoch_order
+from sapwood.data.store import PictureStore
+from sapwood.network import Network, Teacher
+from sapwood.progress import Progress
+
+
+class Feed(Protocol):
+    """Batches of a round, and how a network turns one into logits."""
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+
+    def batches(self, epoch: int, start: int, size: int | None = None) -> Iterable[Any]:
+        """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
+
+    def logits(self, model: Any, batch: Any) -> Tensor:
+        """Training logits [B, K]."""
+
+    def teacher_logits(self, teacher: Teacher, batch: Any) -> Tensor:
+        """The teacher's logits [B, K_old] on the same views."""
+
+
+class PictureFeed:
+    """Pictures through the whole network, with a fresh view of each in every epoch."""
+
+    def __init__(self, store: PictureStore, targets: Tensor, views: Views, batch_size: int, workers: int) -> None:
+        self.store, self.targets, self.views = store, targets, views
+        self.batch_size, self.workers = batch_size, workers
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return math.ceil(len(self.store) / self.batch_size)
+
+    def batches(self, epoch: int, start: int, size: int | None = None) -> Iterable[Batch]:
+        """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
+        order = epoch_order(len(self.store), self.views.seed, self.views.task, epoch)
+        return batches(
+            self.store,
+            self.targets,
+            replace(self.views, epoch=epoch),
+            batch_size=size or self.batch_size,
+            order=order.tolist(),
+            start=start,
+            workers=self.workers,
+        )
+
+    def logits(self, model: Any, batch: Batch) -> Tensor:
+        """Training logits [B, K]."""
+        return model(batch.images)
+
+    def teacher_logits(self, teacher: Teacher, batch: Batch) -> Tensor:
+        """The teacher's logits [B, K_old] on the same views."""
+        return teacher(batch.images)
+
+
+class FeatureBatch(NamedTuple):
+    """Features [B, d] and targets [B]."""
+
+    features: Tensor
+    targets: Tensor
+
+
+class FeatureFeed:
+    """Features computed once, for rounds that leave the backbone as it is: only the head is evaluated."""
+
+    def __init__(self, features: Tensor, targets: Tensor, batch_size: int, seed: int, task: int) -> None:
+        self.features, self.targets = features, targets
+        self.batch_size, self.seed, self.task = batch_size, seed, task
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return math.ceil(len(self.features) / self.batch_size)
+
+    def batches(self, epoch: int, start: int, size: int | None = None) -> Iterator[FeatureBatch]:
+        """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
+        order = torch.from_numpy(epoch_order(len(self.features), self.seed, self.task, epoch))
+        for chosen in order.split(size or self.batch_size)[start:]:
+            yield FeatureBatch(self.features[chosen], self.targets[chosen])
+
+    def logits(self, model: Any, batch: FeatureBatch) -> Tensor:
+        """Training logits [B, K]."""
+        return model.head.training_logits(as_tokens(batch.features.to(model.device)))
+
+    def teacher_logits(self, teacher: Teacher, batch: FeatureBatch) -> Tensor:
+        """The teacher's logits [B, K_old] on the same features."""
+        return teacher.from_tokens(as_tokens(batch.features.to(teacher.network.device)))
+
+
+def as_tokens(features: Tensor) -> Tokens:
+    """Pooled features [B, d] as tokens without patches."""
+    return Tokens(features, features.new_empty(len(features), 0, features.shape[1]), (0, 0))
+
+
+@torch.no_grad()
+def passes(
+    network: Network,
+    store: PictureStore,
+    functions: Sequence[Callable[[Tensor], Tensor]],
+    *,
+    image_size: int,
+    batch_size: int,
+    workers: int = 0,
+    what: str = "features",
+    progress: Progress | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> list[Tensor]:
+    """Functions of uint8 pictures [B, H, W, 3] over the plain views of all pictures; results on the CPU, in order."""
+    progress = progress or Progress()
+    out: list[list[Tensor]] = [[] for _ in functions]
+    progress.start(what, len(store))
+    targets = torch.zeros(len(store), dtype=torch.int64)
+    for batch in batches(store, targets, Views(image_size, augment=False), batch_size=batch_size, workers=workers):
+        check()
+        for kept, function in zip(out, functions, strict=True):
+            kept.append(function(batch.images).float().cpu())
+        progress.advance(len(batch.targets))
+    progress.finish()
+    return [torch.cat(kept) for kept in out]
+
+
+def extract(network: Network, store: PictureStore, **options: Any) -> Tensor:
+    """Pooled features [n, d], float32."""
+    if not len(store):
+        return torch.empty(0, network.backbone.info.dim)
+    return passes(network, store, [lambda images: network.tokens(images)[0].pooled], **options)[0]

@@ -1,0 +1,192 @@
+"""What a classification head is: features in, one logit a class out; it grows and never forgets its rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sapwood.backbones.base import Tokens
+from sapwood.errors import SapwoodError, StateError
+from sapwood.functional.statistics import fit_temperature
+from sapwood.heads.classifiers import Classifier, LinearClassifier, put_parameter
+
+
+class Features(NamedTuple):
+    """Pooled features of pictures and their classes.
+
+    Attributes:
+        x: [n, d] float32.
+        y: [n] int64, class indices in learning order.
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+class Head(nn.Module, ABC):
+    """Maps ``Tokens`` to logits of all classes seen so far.
+
+    Every head owns a ``classifier`` whose rows are trained by gradients. Gradient heads predict with it; statistics
+    heads predict from sums over features, and use it only to train the adapter and to serve the teacher.
+
+    Class attributes state facts: ``kind``; ``fitted``, how predictions come about; ``Config``, the settings;
+    ``description`` and ``growth``, one line each for listings; ``calibrates``, whether ``fit`` sets the temperature
+    itself, on pictures before they join the sums.
+
+    Attributes:
+        config: the settings.
+        dim: width d of the features.
+        temperature: a score is softmax(logits / temperature).
+    """
+
+    kind: ClassVar[str] = "classification"
+    name: ClassVar[str]
+    fitted: ClassVar[Literal["gradient", "statistics"]]
+    Config: ClassVar[type]
+    description: ClassVar[str]
+    growth: ClassVar[str]
+    calibrates: ClassVar[bool] = False
+
+    def __init__(self, config: Any, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.dim = dim
+        self.temperature = 1.0
+        self.classifier = self.make_classifier()
+
+    def make_classifier(self) -> Classifier:
+        """The classifier trained by gradients, without rows."""
+        return LinearClassifier(self.dim)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return self.classifier.classes
+
+    def grow(self, count: int, generator: torch.Generator) -> None:
+        """Append rows for ``count`` new classes; the old rows keep their values bit for bit."""
+        if count < 0:
+            raise ValueError(f"a head grows by 0 or more classes, got {count}")
+        if count:
+            self.classifier.grow(count, generator)
+            self.grow_statistics(count)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Prediction logits [B, K] float32, not divided by the temperature."""
+        return _full_precision(self.logits, tokens.pooled)
+
+    def training_logits(self, tokens: Tokens) -> Tensor:
+        """Logits [B, K] float32 that gradient training minimises a loss of."""
+        return _full_precision(self.classifier, tokens.pooled)
+
+    @abstractmethod
+    def logits(self, x: Tensor) -> Tensor:
+        """Prediction logits [n, K] of features [n, d] float32."""
+
+    @property
+    @abstractmethod
+    def wants_features(self) -> bool:
+        """Whether ``fit`` needs the features of a round's pictures after training."""
+
+    @property
+    def drift(self) -> Literal["none", "linear"]:
+        """Whether kept statistics are to be carried along when an adapter moves the features."""
+        return "linear" if self.wants_features and getattr(self.config, "drift", "none") == "linear" else "none"
+
+    def carry(self, P: Tensor) -> None:
+        """Map all kept statistics of earlier rounds by P [d, d]; see ``functional.statistics.drift_map``."""
+
+    @abstractmethod
+    def fit(self, train: Features, validation: Features | None, generator: torch.Generator) -> dict[str, Any]:
+        """Learn from a round's features, once its gradient training is over.
+
+        Args:
+            train: features of the round's training pictures.
+            validation: those of its validation pictures, which may choose settings and then join; None or empty.
+            generator: on the CPU.
+
+        Returns:
+            Facts for the log.
+        """
+
+    def calibrate_temperature(self, logits: Tensor, targets: Tensor) -> None:
+        """Choose the temperature by negative log likelihood on held-out pictures; none leave it as it is."""
+        found = fit_temperature(logits, targets)
+        if found is not None:
+            self.temperature = found
+
+    @staticmethod
+    def right_share(logits: Tensor, targets: Tensor) -> float:
+        """Fraction of held-out pictures [n] whose highest logit [n, K] is their class."""
+        return (logits.argmax(1) == targets).float().mean().item()
+
+    def grow_statistics(self, count: int) -> None:
+        """Make room for ``count`` new classes in the kept statistics."""
+
+    def kept_statistics(self) -> dict[str, Tensor]:
+        """What is kept from the features of earlier rounds, in the dtype and shape in which it is stored."""
+        return {}
+
+    def solved_tensors(self) -> dict[str, Tensor]:
+        """What predictions use beside the classifier and is stored so that it need not be solved again."""
+        return {}
+
+    def load_statistics(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Restore ``kept_statistics`` and ``solved_tensors``."""
+
+    def meta(self) -> dict[str, Any]:
+        """Facts stored beside the tensors, as JSON."""
+        return {"classes": self.classes, "temperature": self.temperature}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors on the CPU, JSON facts) from which ``load`` restores the head with any number of classes."""
+        tensors = {f"classifier.{name}": value.float() for name, value in self.classifier.named_parameters()}
+        tensors |= self.solved_tensors() | self.kept_statistics()
+        return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, self.meta()
+
+    def load(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Restore what ``state`` gave. Parameters of unchanged shape keep their identity (and their optimiser)."""
+        rows = {"weight": (meta["classes"], self.dim), "bias": (meta["classes"],)}
+        for name, old in list(self.classifier.named_parameters()):
+            stored = needed(tensors, f"classifier.{name}", rows.get(name, tuple(old.shape)))
+            put_parameter(self.classifier, name, stored)
+        self.temperature = float(meta["temperature"])
+        self.load_statistics(tensors, meta)
+
+    def declared_bytes(self) -> int:
+        """Bytes of the trained tensors and kept statistics, as ``state`` stores them."""
+        return sum(value.numel() * value.element_size() for value in self.state()[0].values())
+
+    def checked(self, features: Features) -> Features:
+        """The features, once their shapes, classes and numbers have been looked at."""
+        x, y = features
+        if x.ndim != 2 or x.shape[1] != self.dim or y.shape != x.shape[:1]:
+            raise ValueError(f"features must be x [n, {self.dim}] and y [n], got {tuple(x.shape)} and {tuple(y.shape)}")
+        if len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.classes:
+            raise ValueError(f"classes must lie in 0..{self.classes - 1}, got {int(y.min())}..{int(y.max())}")
+        bad = int((~torch.isfinite(x)).any(1).sum())
+        if bad:
+            raise SapwoodError(f"{bad} of {len(x)} features are not finite: the training diverged; lower --lr")
+        return Features(x.detach().float(), y.detach().to(x.device, torch.int64))
+
+
+def needed(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """The tensor of that name and shape, or a StateError that says what is wrong with it."""
+    if name not in tensors:
+        raise StateError(f"the head's file lacks the tensor {name!r}; it has {', '.join(sorted(tensors)) or 'none'}")
+    if tensors[name].shape != shape:
+        found = list(tensors[name].shape)
+        raise StateError(f"the head's tensor {name!r} is {found}, but {list(shape)} with these settings")
+    return tensors[name]
+
+
+def _full_precision(function: Any, x: Tensor) -> Tensor:
+    """The function of float32 features outside autocast: logits of a statistics head do not survive bfloat16."""
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x.float())
+    return function(x.float())

@@ -1,0 +1,87 @@
+"""Growing layers whose rows, one a class, are trained by gradients."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module, ABC):
+    """One row of ``weight`` [K, d] a class.
+
+    Growing makes new Parameter objects (an optimiser must be built afterwards) whose first rows equal the old.
+    A loss over some of the logits has gradient exactly zero at all other rows.
+    """
+
+    weight: nn.Parameter
+
+    @property
+    def classes(self) -> int:
+        """Number of rows K."""
+        return self.weight.shape[0]
+
+    @abstractmethod
+    def grow(self, count: int, generator: torch.Generator) -> None:
+        """Append ``count`` rows."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [n, K] of features [n, d]."""
+
+
+class LinearClassifier(Classifier):
+    """logits = x W^T + b. New rows: U(-1/sqrt(d), 1/sqrt(d)), bias 0."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(0, dim))
+        self.bias = nn.Parameter(torch.empty(0))
+
+    def grow(self, count: int, generator: torch.Generator) -> None:
+        """Append ``count`` rows."""
+        self.weight = _append(self.weight, _uniform_rows(count, self.weight.shape[1], generator))
+        self.bias = _append(self.bias, torch.zeros(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [n, K] of features [n, d]."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class CosineClassifier(Classifier):
+    """logits = scale * cos(x, W), the scale learned (Hou et al. 2019, LUCIR). New rows as in the linear one."""
+
+    def __init__(self, dim: int, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(0, dim))
+        self.scale = nn.Parameter(torch.tensor([float(scale)]))
+
+    def grow(self, count: int, generator: torch.Generator) -> None:
+        """Append ``count`` rows."""
+        self.weight = _append(self.weight, _uniform_rows(count, self.weight.shape[1], generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [n, K] of features [n, d]."""
+        return self.scale * F.linear(F.normalize(x, dim=1), F.normalize(self.weight, dim=1))
+
+
+def put_parameter(module: nn.Module, name: str, value: Tensor) -> None:
+    """Give a module's parameter a new value: in place where the shape stays, else as a new Parameter."""
+    old = module.get_parameter(name)
+    if old.shape == value.shape:
+        with torch.no_grad():
+            old.copy_(value)
+    else:
+        setattr(module, name, nn.Parameter(value.to(old).clone(), requires_grad=old.requires_grad))
+
+
+def _append(old: nn.Parameter, rows: Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.cat([old.detach(), rows.to(old)]), requires_grad=old.requires_grad)
+
+
+def _uniform_rows(count: int, dim: int, generator: torch.Generator) -> Tensor:
+    """Drawn on the CPU, so that the same seed gives the same rows on every device."""
+    return (2 * torch.rand(count, dim, generator=generator) - 1) / math.sqrt(dim)

@@ -1,0 +1,210 @@
+"""Ridge regression on sums over all rounds, with an optional random projection (RanPAC)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sapwood.functional.statistics import (
+    exact,
+    fit_temperature,
+    holdout_errors,
+    loo_residuals,
+    one_hot,
+    pack_triangle,
+    ridge_solve,
+    unpack_triangle,
+)
+from sapwood.heads.base import Features, Head, needed
+from sapwood.heads.settings import DriftConfig, fault_unless_int, fault_unless_number, refuse
+
+STRENGTHS = tuple(10.0**power for power in range(-8, 9))
+
+
+@dataclass(frozen=True)
+class RidgeConfig(DriftConfig):
+    """Settings of the ridge head.
+
+    Attributes:
+        projection: width M of the random projection h = relu(x W); None keeps the sums in feature space (h = x).
+        strength: of the regularisation; None chooses it anew in every round.
+        drift, drift_strength: see ``DriftConfig``; ``linear`` needs ``projection = None``.
+    """
+
+    projection: int | None = None
+    strength: float | None = None
+
+    def __post_init__(self) -> None:
+        faults = self.drift_faults()
+        if self.projection is not None:
+            faults += fault_unless_int("projection", self.projection, 1)
+            if self.drift == "linear":
+                faults += ["drift=linear carries sums in feature space; it needs projection=None"]
+        if self.strength is not None:
+            faults += fault_unless_number("strength", self.strength)
+        refuse("ridge", faults)
+
+
+class RidgeHead(Head):
+    """logits = h W with W = (G + strength I)^-1 C, no bias, no normalisation (RanPAC, McDonnell et al. 2023).
+
+    h = x, or relu(x R) with a fixed R ~ N(0, 1) [d, M]. G = sum h h^T and C = sum h onehot(y)^T run over all
+    pictures of all rounds in float64, so that rounds in any order and split give the same solution.
+
+    The strength is chosen in every round from 1e-8..1e8 by the squared error of one-hot targets, fitted on the
+    round's training pictures alone: on its validation pictures if there are any, else by leave-one-out in closed
+    form over the classes with at least two pictures; without one, the last strength stays (at first the mean
+    diagonal entry of G). Validation pictures then join the sums.
+    """
+
+    name: ClassVar[str] = "ridge"
+    fitted: ClassVar[Literal["gradient", "statistics"]] = "statistics"
+    Config: ClassVar[type] = RidgeConfig
+    description: ClassVar[str] = "ridge regression on sums over all rounds (RanPAC)"
+    growth: ClassVar[str] = "one row a class in classifier, solution and cross term; the Gram matrix stays M(M+1)/2"
+    calibrates: ClassVar[bool] = True
+
+    packed_gram: Tensor
+    cross: Tensor
+    count: Tensor
+    solution: Tensor
+    projection: Tensor
+
+    def __init__(self, config: RidgeConfig, dim: int) -> None:
+        super().__init__(config, dim)
+        self.width = config.projection or dim
+        self.strength: float | None = config.strength
+        self.seed: int | None = None
+        # The sums are no buffers: they stay on the CPU in float64, whatever device or dtype the network moves to.
+        self.packed_gram = torch.zeros(self.width * (self.width + 1) // 2, dtype=torch.float64)
+        self.cross = torch.zeros(self.width, 0, dtype=torch.float64)
+        self.count = torch.zeros(0, dtype=torch.int64)
+        self.register_buffer("solution", torch.zeros(self.width, 0), persistent=False)
+        self.register_buffer("projection", torch.zeros(0, 0), persistent=False)
+
+    @property
+    def wants_features(self) -> bool:
+        """Always: the sums are made of them."""
+        return True
+
+    @property
+    def gram(self) -> Tensor:
+        """G [M, M] float64."""
+        return unpack_triangle(self.packed_gram)
+
+    def expand(self, x: Tensor) -> Tensor:
+        """h [n, M] of features [n, d]."""
+        return x if self.config.projection is None else torch.relu(x @ self.projection)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Prediction logits [n, K] of features [n, d]; zeros before the first ``fit``."""
+        if self.config.projection is not None and self.seed is None:
+            return x.new_zeros(x.shape[0], self.classes)
+        return self.expand(x) @ self.solution
+
+    def grow_statistics(self, count: int) -> None:
+        """Append zero columns for new classes."""
+        self.cross = torch.cat([self.cross, self.cross.new_zeros(self.width, count)], dim=1)
+        self.count = torch.cat([self.count, self.count.new_zeros(count)])
+        self.solution = torch.cat([self.solution, self.solution.new_zeros(self.width, count)], dim=1)
+
+    def carry(self, P: Tensor) -> None:
+        """G <- P G P^T and C <- P C."""
+        if self.config.projection is not None:
+            raise ValueError("sums behind a random projection cannot be carried; use projection=None")
+        P = P.detach().cpu().double()
+        self.packed_gram = pack_triangle(P @ self.gram @ P.T)
+        self.cross = P @ self.cross
+
+    def fit(self, train: Features, validation: Features | None, generator: torch.Generator) -> dict[str, Any]:
+        """Choose strength and temperature, add the round's pictures to the sums, solve."""
+        if self.config.projection is not None and self.seed is None:
+            self._draw_projection(int(torch.randint(2**31 - 1, (1,), generator=generator)))
+        train = self._expanded(train)
+        held = self._expanded(validation) if validation is not None and len(validation.y) else None
+        facts = self._choose(train, held)
+        self._add(train)
+        if held is not None:
+            weights = ridge_solve(self.gram.to(held.x.device), self.cross.to(held.x.device), self._strength())
+            logits = held.x @ weights
+            self.calibrate_temperature(logits, held.y)
+            facts["validation_accuracy"] = self.right_share(logits, held.y)
+            self._add(held)
+        # Row-major like a loaded one: another layout would give other last bits after save and load.
+        self.solution = self.solve().to(self.solution).contiguous()
+        return {**facts, "strength": self.strength, "temperature": self.temperature}
+
+    def solve(self) -> Tensor:
+        """W = (G + strength I)^-1 C, [M, K] float64 on the CPU."""
+        return ridge_solve(self.gram, self.cross, self._strength())
+
+    def _expanded(self, features: Features) -> Features:
+        x, y = self.checked(features)
+        x = self.expand(x.to(self.solution.device))
+        return Features(exact(x), y.to(exact(x[:0]).device))
+
+    def _strength(self) -> float:
+        if self.strength is None:
+            self.strength = (self.gram.diagonal().mean().item()) or 1.0
+        return self.strength
+
+    def _choose(self, train: Features, held: Features | None) -> dict[str, Any]:
+        """Set the strength from this round alone; without held-out pictures also the temperature."""
+        present, local = torch.unique(train.y, return_inverse=True)
+        target = one_hot(local, len(present))
+        if held is not None:
+            if self.config.strength is None:
+                known = one_hot(held.y, self.classes)
+                errors = holdout_errors(train.x, one_hot(train.y, self.classes), held.x, known, STRENGTHS)
+                self.strength = STRENGTHS[int(errors.argmin())]
+            return {"held_out": "validation"}
+        scored = torch.bincount(local)[local] > 1
+        if not bool(scored.any()):
+            return {"held_out": "nothing: no class has two pictures"}
+        strengths = STRENGTHS if self.config.strength is None else (self.config.strength,)
+        residuals = loo_residuals(train.x, target, strengths)
+        errors = torch.stack([residual[scored].square().mean() for residual in residuals])
+        best = int(errors.argmin())
+        self.strength = strengths[best]
+        found = fit_temperature((target - residuals[best])[scored], local[scored])
+        self.temperature = self.temperature if found is None else found
+        return {"held_out": "leave-one-out"}
+
+    def _add(self, features: Features) -> None:
+        self.packed_gram += pack_triangle((features.x.T @ features.x).cpu())
+        self.cross += (features.x.T @ one_hot(features.y, self.classes)).cpu()
+        self.count += torch.bincount(features.y, minlength=self.classes).cpu()
+
+    def _draw_projection(self, seed: int) -> None:
+        # numpy promises that this legacy stream never changes, so a seed in the state stands for the matrix.
+        drawn = np.random.RandomState(seed).standard_normal((self.dim, self.width)).astype(np.float32)
+        self.seed = seed
+        self.projection = torch.from_numpy(drawn).to(self.solution.device)
+
+    def kept_statistics(self) -> dict[str, Tensor]:
+        """Upper triangle of G and C in float64, and the number of pictures a class."""
+        return {"gram": self.packed_gram, "cross": self.cross, "count": self.count}
+
+    def solved_tensors(self) -> dict[str, Tensor]:
+        """W in float32."""
+        return {"solution": self.solution}
+
+    def meta(self) -> dict[str, Any]:
+        """Classes, temperature, strength, and the projection's seed."""
+        return {**super().meta(), "strength": self.strength, "projection_seed": self.seed}
+
+    def load_statistics(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Restore sums and solution; the projection is drawn again from its seed."""
+        self.packed_gram = needed(tensors, "gram", tuple(self.packed_gram.shape)).double().clone()
+        self.cross = needed(tensors, "cross", (self.width, self.classes)).double().clone()
+        self.count = needed(tensors, "count", (self.classes,)).clone()
+        self.solution = needed(tensors, "solution", (self.width, self.classes)).to(self.solution)
+        self.strength = meta["strength"]
+        self.seed = None
+        if meta["projection_seed"] is not None:
+            self._draw_projection(int(meta["projection_seed"]))

@@ -1,0 +1,136 @@
+"""What a version's record says of the rounds, and how the next record follows from the present one."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sapwood.assembly import write_parts
+from sapwood.costs import stored_bytes
+from sapwood.evaluation import task_cells
+from sapwood.network import Network
+from sapwood.objectives.base import Objective
+from sapwood.rounds import Round
+from sapwood.settings import TrainingConfig, plain
+from sapwood.state import State
+
+
+def commit_round(
+    state: State,
+    network: Network,
+    objective: Objective,
+    round_: Round,
+    config: TrainingConfig,
+    learned: Mapping[str, Any],
+    confusion: Tensor | None,
+) -> None:
+    """Write what a round left behind and make it the current version."""
+    tensors, parts = write_parts(network, objective)
+    folder = state.free_task_folder(round_.task.index + 1, round_.task.name)
+    facts = {**learned, "folder": folder, "parts": parts, "declared_bytes": stored_bytes(tensors)}
+    record = after_round(state.version.record, round_, config, facts, confusion, network.device)
+    files: dict[str, Any] = {f"{folder}/{name}": content for name, content in tensors.items()}
+    files[f"{folder}/pictures.jsonl"] = as_json_lines(round_.manifest())
+    files[f"{folder}/log.jsonl"] = as_json_lines(learned["log"])
+    state.commit(record, files, f"learn {round_.task.name}")
+
+
+def after_round(
+    record: Mapping[str, Any],
+    round_: Round,
+    config: TrainingConfig,
+    facts: Mapping[str, Any],
+    confusion: Tensor | None,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The record after a round: its classes, its entry among the tasks, its row of the accuracy matrix."""
+    task = round_.task
+    entry = {
+        "name": task.name,
+        "folder": facts["folder"],
+        "classes": [round_.names[index] for index in task.new],
+        "annotated": [round_.names[index] for index in task.annotated],
+        "images": len(round_.train) + len(round_.held),
+        "validation_images": len(round_.held),
+        "seed": task.seed,
+        "seconds": facts["seconds"],
+        "trainable_parameters": facts["trainable_parameters"],
+        "validation_accuracy": facts["validation_accuracy"],
+        "declared_bytes": facts["declared_bytes"],
+        "peak_memory": peak_memory(),
+        "parts": facts["parts"],
+        "head_fit": {key: value for key, value in facts["head"].items() if isinstance(value, int | float | str)},
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "libraries": libraries(),
+    }
+    tasks = [*record["tasks"], entry]
+    if confusion is not None:
+        row, source = task_cells(confusion, round_.names, tasks), "test"
+    else:
+        row, source = [None] * len(tasks), "validation"
+        row[-1] = facts["validation_accuracy"]
+    known = len(record["classes"])
+    return {
+        **record,
+        "settings": {**record["settings"], "training": plain(config)},
+        "classes": [
+            *record["classes"],
+            *({"id": index, "name": round_.names[index]} for index in range(known, len(round_.names))),
+        ],
+        "tasks": tasks,
+        "accuracy": [*record["accuracy"], row],
+        "accuracy_on": [*record["accuracy_on"], source],
+    }
+
+
+def after_measuring(record: Mapping[str, Any], names: tuple[str, ...], confusion: Tensor) -> dict[str, Any]:
+    """The record with the last row of the matrix filled from a measurement; other cells of the row stay."""
+    row = list(record["accuracy"][-1])
+    if record["accuracy_on"][-1] == "validation":
+        row = [None] * len(row)
+    for index, cell in enumerate(task_cells(confusion, names, record["tasks"])):
+        row[index] = row[index] if cell is None else cell
+    return {
+        **record,
+        "accuracy": [*record["accuracy"][:-1], row],
+        "accuracy_on": [*record["accuracy_on"][:-1], "test"],
+    }
+
+
+def as_json_lines(rows: list[dict[str, Any]]) -> str:
+    """One compact JSON object a line."""
+    return "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Versions of what computes, for the record."""
+    found = {"python": platform.python_version()}
+    for name in ("sapwood", "torch", "transformers", "accelerate", "numpy", "pillow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes; on a GPU the largest allocation."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if os.name != "posix":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

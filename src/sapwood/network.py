@@ -1,0 +1,229 @@
+"""Backbone, adapter and head as one network: attaching, folding, merging, and the teacher on the same backbone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sapwood.adapters.base import Adapter, Context
+from sapwood.backbones.base import Backbone, Site, Tokens
+from sapwood.data.transforms import normalise
+from sapwood.heads.base import Head
+
+
+@dataclass
+class Slot:
+    """Which adapter the wrapped projections consult just now, and what it knows about the pictures."""
+
+    adapter: Adapter
+    context: Context = field(default_factory=Context)
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer plus what the adapter in the slot adds to its sites.
+
+    The base layer's own tensors are never written to; past rounds and merges live in a second weight.
+    """
+
+    def __init__(self, base: nn.Linear, sites: list[Site], slot: Slot) -> None:
+        super().__init__()
+        self.base = base
+        self.sites = sites
+        self.slot = slot
+        self.live = True
+        self.changed: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output [..., out] for input [..., in]."""
+        weight = self.base.weight if self.changed is None else self.changed
+        out = F.linear(x, weight, self.base.bias)
+        if not self.live:
+            return out
+        for site in self.sites:
+            delta = self.slot.adapter(site, x, self.slot.context)
+            if delta is None:
+                continue
+            if site.rows is None:
+                out = out + delta
+            else:
+                before, after = site.rows[0], self.base.out_features - site.rows[1]
+                out = out + F.pad(delta, (before, after))
+        return out
+
+    def change(self, changes: dict[str, Tensor | None]) -> None:
+        """Use the base weight plus the given change of each site; None everywhere goes back to the base."""
+        self.changed = None
+        for site in self.sites:
+            change = changes[site.name]
+            if change is None:
+                continue
+            if self.changed is None:
+                self.changed = self.base.weight.detach().clone()
+            start, stop = site.rows or (0, site.outputs)
+            self.changed[start:stop] += change.to(self.changed)
+
+
+class Network(nn.Module):
+    """One forward from pictures to logits.
+
+    ``forward`` gives training logits and is what a distributed wrapper wraps; ``predict`` gives prediction logits.
+    Pictures are uint8 [B, H, W, 3]; normalisation happens here, once.
+    """
+
+    def __init__(self, backbone: Backbone, adapter: Adapter, head: Head) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.adapter = adapter
+        self.head = head
+        self.slot = Slot(adapter)
+        self.autocast: torch.dtype | None = None
+        self.adapted: list[AdaptedLinear] = []
+        self._attach()
+        if adapter.trains_backbone:
+            backbone.requires_grad_(True)
+
+    def _attach(self) -> None:
+        modules: dict[str, list[Site]] = {}
+        for site in self.adapter.sites:
+            modules.setdefault(site.module, []).append(site)
+        for path, sites in modules.items():
+            parent, _, name = path.rpartition(".")
+            owner = self.backbone.get_submodule(parent)
+            wrapped = AdaptedLinear(getattr(owner, name), sites, self.slot)
+            setattr(owner, name, wrapped)
+            self.adapted.append(wrapped)
+
+    def refold(self) -> None:
+        """Bring the weights up to date with what the adapter has folded; call after a round and after loading."""
+        for layer in self.adapted:
+            layer.live = True
+            layer.change({site.name: self.adapter.folded(site) for site in layer.sites})
+
+    def merge(self) -> None:
+        """Put the adapter's whole change into the weights: inference then costs what the bare backbone costs.
+
+        Raises:
+            NotMergeable: the change depends on the input; nothing is changed.
+        """
+        dense = {site.name: self.adapter.dense(site) for site in self.adapter.sites}
+        for layer in self.adapted:
+            layer.change(dense)
+            layer.live = False
+
+    def unmerge(self) -> None:
+        """Undo ``merge``; the base weights were never touched, so the outputs are bit for bit those of before."""
+        self.refold()
+
+    def set_precision(self, precision: str) -> None:
+        """Compute in ``fp32`` or ``bf16``.
+
+        A frozen backbone is held in bf16, once; one that trains keeps float32 weights and runs under autocast.
+        """
+        low = precision == "bf16"
+        if self.adapter.trains_backbone:
+            self.autocast = torch.bfloat16 if low else None
+        else:
+            self.backbone.to(torch.bfloat16 if low else torch.float32)
+            self.refold()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone lies."""
+        return next(self.backbone.parameters()).device
+
+    def tokens(self, images: Tensor) -> tuple[Tokens, Context]:
+        """Float32 tokens of pictures uint8 [B, H, W, 3], and the context of this forward."""
+        info = self.backbone.info
+        dtype = next(self.backbone.parameters()).dtype
+        pixels = normalise(images.to(self.device), info.mean, info.std, dtype)
+        context = self.slot.adapter.plan(pixels, self)
+        self.slot.context = context
+        try:
+            with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+                tokens = self.backbone(pixels)
+        finally:
+            self.slot.context = Context()
+        return Tokens(tokens.pooled.float(), tokens.patches, tokens.grid, tokens.levels), context
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Training logits [B, K] of pictures uint8 [B, H, W, 3]."""
+        tokens, _ = self.tokens(images)
+        return self.head.training_logits(tokens)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Prediction logits [B, K] of pictures uint8 [B, H, W, 3]; no row depends on another."""
+        tokens, context = self.tokens(images)
+        return self.adapter.calibrate(self.head(tokens), context)
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """The backbone as it came, without adapter and past."""
+        kept = [(layer.live, layer.changed) for layer in self.adapted]
+        for layer in self.adapted:
+            layer.live, layer.changed = False, None
+        try:
+            yield
+        finally:
+            for layer, (live, changed) in zip(self.adapted, kept, strict=True):
+                layer.live, layer.changed = live, changed
+
+    def trainable(self, *, adapt: bool = True) -> dict[str, nn.Parameter]:
+        """Parameters that a round trains, by name; with ``adapt=False`` those of the head alone."""
+        parts: list[tuple[str, nn.Module]] = [("head", self.head)]
+        if adapt:
+            parts.insert(0, ("adapter", self.adapter))
+            if self.adapter.trains_backbone:
+                parts.insert(0, ("backbone", self.backbone))
+        return {
+            f"{part}.{name}": parameter
+            for part, module in parts
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def persistent(self, *, adapt: bool = True) -> dict[str, nn.Parameter]:
+        """Those of ``trainable`` that live across rounds."""
+        lasting = {f"adapter.{name}" for name, _ in self.adapter.persistent_parameters()}
+        return {
+            name: parameter
+            for name, parameter in self.trainable(adapt=adapt).items()
+            if not name.startswith("adapter.") or name in lasting
+        }
+
+
+class Teacher:
+    """The network as it stood before the round, at the price of a clone of adapter and head.
+
+    It runs on the student's frozen backbone. Only where the backbone itself trains must it be a copy of everything.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        if network.adapter.trains_backbone:
+            self.network = copy.deepcopy(network)
+        self.adapter = copy.deepcopy(network.adapter).requires_grad_(False)
+        self.head = copy.deepcopy(network.head).requires_grad_(False)
+        self.network_is_copy = self.network is not network
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Training logits [B, K_old] of pictures uint8 [B, H, W, 3]."""
+        slot = self.network.slot
+        student = slot.adapter
+        slot.adapter = self.adapter
+        try:
+            tokens, _ = self.network.tokens(images)
+        finally:
+            slot.adapter = student
+        return self.from_tokens(tokens)
+
+    @torch.no_grad()
+    def from_tokens(self, tokens: Tokens) -> Tensor:
+        """Training logits [B, K_old] of tokens that are the teacher's own too (a backbone that stays)."""
+        return self.head.training_logits(tokens)

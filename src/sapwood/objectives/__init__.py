@@ -1,0 +1,16 @@
+"""Objectives by name."""
+
+from __future__ import annotations
+
+from sapwood.objectives.base import Objective
+from sapwood.objectives.ewc import ElasticWeightConsolidation
+from sapwood.objectives.finetune import Finetune
+from sapwood.objectives.lwf import LearningWithoutForgetting
+from sapwood.registry import Registry
+
+OBJECTIVES: Registry[type[Objective]] = Registry("objective", "objectives")
+OBJECTIVES.add("finetune", Finetune)
+OBJECTIVES.add("lwf", LearningWithoutForgetting)
+OBJECTIVES.add("ewc", ElasticWeightConsolidation)
+
+__all__ = ["OBJECTIVES", "Objective"]

@@ -1,0 +1,48 @@
+"""Learning without forgetting (Li & Hoiem, ECCV 2016; settings of the field's usual implementation)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sapwood.functional.losses import distillation, scoped_cross_entropy
+from sapwood.objectives.base import Objective, Scope
+from sapwood.settings import check
+from sapwood.task import Task
+
+
+@dataclass(frozen=True)
+class LwfConfig:
+    """Weights of the two terms.
+
+    Attributes:
+        strength: weight of the distillation.
+        temperature: of both softmaxes; the loss is not multiplied by its square.
+        scope: classes of the cross entropy.
+    """
+
+    strength: float = 3.0
+    temperature: float = 2.0
+    scope: Scope = "own"
+
+    def __post_init__(self) -> None:
+        check(
+            (self.strength >= 0, f"objective.strength must be >= 0, got {self.strength}"),
+            (self.temperature > 0, f"objective.temperature must be > 0, got {self.temperature}"),
+        )
+
+
+class LearningWithoutForgetting(Objective):
+    """Cross entropy plus distillation of the old classes from the network before the round."""
+
+    Config = LwfConfig
+    summary = "cross entropy + distillation from the network before the round"
+    needs = frozenset({"teacher"})
+
+    def loss(self, logits: Tensor, targets: Tensor, teacher: Tensor | None, task: Task) -> Tensor:
+        """CE over the scope + strength * KD over the old classes; the first round has no teacher."""
+        loss = scoped_cross_entropy(logits, targets, self.scope_of(task, logits.shape[1]))
+        if teacher is None:
+            return loss
+        return loss + self.config.strength * distillation(logits, teacher, self.config.temperature)

@@ -1,0 +1,10 @@
+"""A state's report: one self-contained HTML file.
+
+:func:`gather` collects what there is to say of a learner; :func:`render` turns that into a page and reads nothing else.
+"""
+
+from sapwood.report.content import ReportData, ReportTask, Sample
+from sapwood.report.gather import gather
+from sapwood.report.page import render
+
+__all__ = ["ReportData", "ReportTask", "Sample", "gather", "render"]

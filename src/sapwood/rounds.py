@@ -1,0 +1,231 @@
+"""One round of learning: what it learns from, and the order in which the parts learn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sapwood.data.loader import Views
+from sapwood.data.names import check_class_names
+from sapwood.data.splits import validation_split
+from sapwood.data.store import PictureStore
+from sapwood.errors import ConfigError, DataError
+from sapwood.feeds import FeatureFeed, Feed, PictureFeed, extract, passes
+from sapwood.functional.statistics import drift_map
+from sapwood.heads.base import Features
+from sapwood.network import Network, Teacher
+from sapwood.objectives.base import Objective
+from sapwood.progress import Progress
+from sapwood.settings import TrainingConfig
+from sapwood.state import State
+from sapwood.task import Task
+from sapwood.training import Checkpoints, Stop, train
+
+
+@dataclass(frozen=True)
+class Round:
+    """The pictures of a round, decoded, and split.
+
+    Attributes:
+        task: index, name, classes and seed.
+        names: all class names after the round, in learning order.
+        train, held: stores of training and validation pictures.
+        train_targets, held_targets: their class indices.
+    """
+
+    task: Task
+    names: tuple[str, ...]
+    train: PictureStore
+    held: PictureStore
+    train_targets: Tensor
+    held_targets: Tensor
+
+    def digest(self) -> str:
+        """sha256 over (picture, label, split): two rounds with the same digest learn from the same."""
+        rows = sorted(self.manifest(), key=lambda row: (row["sha256"], row["label"]))
+        return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+    def manifest(self) -> list[dict[str, Any]]:
+        """What is remembered of each picture: hash, class index and split; neither pixels nor paths."""
+        return [
+            {"sha256": sha256, "label": int(label), "split": split}
+            for split, store, targets in (
+                ("train", self.train, self.train_targets),
+                ("validation", self.held, self.held_targets),
+            )
+            for sha256, label in zip(store.sha256, targets, strict=True)
+        ]
+
+
+def prepare(store: PictureStore, known: Sequence[str], index: int, name: str, seed: int, validation: float) -> Round:
+    """Split the pictures, and number the classes: known ones keep their index, new ones follow in the data's order."""
+    labels = [label for label in store.pictures.labels if label is not None]
+    if len(labels) < len(store):
+        raise DataError("some pictures have no class; learning needs one for each")
+    check_class_names(store.pictures.classes, "the new pictures", known)
+    new = [label for label in store.pictures.classes if label not in known]
+    names = (*known, *new)
+    position = {label: number for number, label in enumerate(names)}
+    targets = torch.tensor([position[label] for label in labels])
+    train, held = validation_split(labels, validation, seed)
+    task = Task(
+        index,
+        name,
+        tuple(range(len(known), len(names))),
+        tuple(sorted({position[label] for label in labels})),
+        len(names),
+        seed,
+    )
+    return Round(task, names, store.subset(train), store.subset(held), targets[train], targets[held])
+
+
+def learn_round(
+    network: Network,
+    objective: Objective,
+    data: Round,
+    config: TrainingConfig,
+    *,
+    image_size: int,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    stop: Stop,
+) -> dict[str, Any]:
+    """Teach the network a round, in place.
+
+    Order: the head grows; adapter and head learn by gradient; the adapter folds what it learned; statistics of earlier
+    rounds are carried along if the features moved; the head is fitted on the new features.
+
+    Returns:
+        ``log`` (one entry an epoch), ``seconds``, ``trainable_parameters``, ``validation_accuracy`` (None without
+        validation pictures), ``head`` (facts of the fit).
+    """
+    task, adapter, head = data.task, network.adapter, network.head
+    later = task.index > 0
+    moves = adapter.moves and not (config.adapt == "first" and later)
+    options: dict[str, Any] = {
+        "image_size": image_size,
+        "batch_size": max(config.batch_size, 32),
+        "workers": config.workers,
+        "progress": progress,
+        "check": stop.check,
+    }
+
+    teacher = Teacher(network) if "teacher" in objective.needs and later else None
+    head.grow(len(task.new), task.generator("head"))
+    head.to(network.device)
+    if moves:
+        adapter.before_task(task)
+        network.refold()
+    features = held_features = before = None
+    if not moves:
+        features = extract(network, data.train, what="features", **options)
+        held_features = extract(network, data.held, what="validation features", **options)
+    elif head.drift == "linear" and later:
+        before = extract(network, data.train, what="features before", **options)
+
+    log: list[dict[str, float]] = []
+    seconds = 0.0
+    parameters = network.trainable(adapt=moves) if moves or head.fitted == "gradient" else {}
+    if parameters:
+        feed = _feed(network, data, config, image_size, features)
+        log, seconds = train(
+            network,
+            objective,
+            feed,
+            task,
+            config,
+            teacher=teacher,
+            checkpoints=checkpoints,
+            progress=progress,
+            stop=stop,
+            adapt=moves,
+        )
+        anchored = network.persistent(adapt=moves)
+        objective.after_task(anchored, partial(feed.batches, 0, 0), partial(feed.logits, network), task)
+    if moves:
+        adapter.after_task(task)
+        network.refold()
+
+    facts: dict[str, Any] = {}
+    accuracy: float | None = None
+    if head.wants_features:
+        if features is None:
+            features = extract(network, data.train, what="features", **options)
+            held_features = extract(network, data.held, what="validation features", **options)
+        if before is not None:
+            head.carry(drift_map(before, features, head.config.drift_strength))
+        held = Features(held_features, data.held_targets) if held_features is not None and len(data.held) else None
+        facts = head.fit(Features(features, data.train_targets), held, task.generator("fit"))
+        accuracy = facts.get("validation_accuracy")
+    if len(data.held) and not head.calibrates:
+        if held_features is not None and network.adapter.mergeable:
+            with torch.no_grad():
+                logits = head.logits(held_features.to(network.device)).cpu()
+        else:
+            logits = passes(network, data.held, [network.predict], what="validation", **options)[0]
+        head.calibrate_temperature(logits, data.held_targets)
+        accuracy = (logits.argmax(1) == data.held_targets).float().mean().item()
+    return {
+        "log": log,
+        "seconds": seconds,
+        "trainable_parameters": sum(parameter.numel() for parameter in parameters.values()),
+        "validation_accuracy": accuracy,
+        "head": facts,
+    }
+
+
+def _feed(network: Network, data: Round, config: TrainingConfig, image_size: int, features: Tensor | None) -> Feed:
+    if features is not None:
+        return FeatureFeed(features, data.train_targets, config.batch_size, data.task.seed, data.task.index)
+    views = Views(image_size, augment=config.augment, seed=data.task.seed, task=data.task.index)
+    return PictureFeed(data.train, data.train_targets, views, config.batch_size, config.workers)
+
+
+def plan_of(record: Mapping[str, Any], data: Round, training: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same for a killed round to go on; compared key by key."""
+    return {
+        "version": record.get("version"),
+        "task": data.task.name,
+        "classes": list(data.names),
+        "pictures": data.digest(),
+        "seed": data.task.seed,
+        "settings": {**record["settings"], "training": dict(training)},
+    }
+
+
+def begin(state: State, plan: Mapping[str, Any], restart: bool) -> bool:
+    """Make the training folder ready for a round; True if this very round was committed already.
+
+    A kill may fall between the commit and the clearing of the folder; the repeated command then has nothing to do.
+
+    Raises:
+        ConfigError: another round, or this one with other options, is half learned.
+    """
+    folder = state.training
+    begun = None if restart else folder.plan()
+    if begun is not None and begun.get("version") != plan["version"]:
+        done = (
+            begun.get("version") == state.version.record.get("previous") and begun.get("pictures") == plan["pictures"]
+        )
+        folder.clear()
+        if done:
+            return True
+        begun = None
+    if begun is None:
+        folder.begin(plan)
+        return False
+    wanted = json.loads(json.dumps(plan))
+    differing = sorted(key for key in wanted if wanted[key] != begun.get(key))
+    if differing:
+        raise ConfigError(
+            f"{state.path}: round {begun.get('task')!r} is half learned with other options "
+            f"({', '.join(differing)} differ); repeat them to go on, or give --restart to begin anew"
+        )
+    return False

@@ -1,0 +1,102 @@
+"""What every test may ask for: a quiet environment, the benchmark data, and small pictures that can be told apart."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Before anything imports torch or transformers: both read these once. Processes that tests start inherit them.
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the hub is a test that fails on a train
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's thread count, here and in child processes
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["NO_COLOR"] = "1"  # plain text in what the command line prints
+for _name in ("FORCE_COLOR", "PYTEST_ADDOPTS"):
+    os.environ.pop(_name, None)
+# SAPWOOD_CACHE stays as it is: the offline backbone is downloaded once, not once a test run.
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder that holds cifar10/ and camvid/: SAPWOOD_DATA, else ../shared/data; skips where there is none.
+
+    With SAPWOOD_REQUIRE_DATA=1 a missing folder is a failure: the checks that need it may not vanish silently.
+    """
+    chosen = os.environ.get("SAPWOOD_DATA")
+    folder = Path(chosen) if chosen else ROOT.parent / "shared" / "data"
+    missing = [name for name in ("cifar10", "camvid") if not (folder / name).is_dir()]
+    if not missing:
+        return folder
+    reason = f"benchmark data: no {' and no '.join(missing)} in {folder} (set SAPWOOD_DATA)"
+    if os.environ.get("SAPWOOD_REQUIRE_DATA") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def pattern(name: str, index: int, size: int = 32, seed: int = 0) -> np.ndarray:
+    """Picture ``index`` of class ``name``: coloured stripes, uint8 [size, size, 3].
+
+    Colour, slope and width of the stripes follow from the name alone, so that even a backbone with random weights
+    tells two classes apart; phase, brightness and noise differ from picture to picture.
+    """
+    kind = hashlib.sha256(name.encode()).digest()
+    random = np.random.default_rng([seed, index, *kind[:8]])
+    angle = np.pi * kind[0] / 256
+    width = 3 + kind[1] % 8
+    dark, bright = np.frombuffer(kind[2:8], np.uint8).reshape(2, 3) / 255.0
+    y, x = np.mgrid[:size, :size]
+    wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / width + random.uniform(0, 2 * np.pi))
+    picture = dark + (bright - dark) * (wave[..., None] + 1) / 2
+    picture = picture * random.uniform(0.8, 1.0) + random.normal(0, 0.04, picture.shape)
+    return (255 * picture.clip(0, 1)).round().astype(np.uint8)
+
+
+class PictureFolder(Protocol):
+    """Makes a class folder and gives its path."""
+
+    def __call__(
+        self,
+        classes: Iterable[str] | Mapping[str, int],
+        per_class: int = 6,
+        *,
+        name: str = "pictures",
+        size: int = 32,
+        suffix: str = ".png",
+        seed: int = 0,
+    ) -> Path: ...
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> PictureFolder:
+    """Factory of class folders below ``tmp_path``: ``picture_folder(["cat", "dog"], 6)`` or ``({"cat": 1, "dog": 9})``.
+
+    The same arguments give the same bytes; another ``seed`` gives other pictures of the same classes (a test set).
+    """
+
+    def make(
+        classes: Iterable[str] | Mapping[str, int],
+        per_class: int = 6,
+        *,
+        name: str = "pictures",
+        size: int = 32,
+        suffix: str = ".png",
+        seed: int = 0,
+    ) -> Path:
+        counts = dict(classes) if isinstance(classes, Mapping) else dict.fromkeys(classes, per_class)
+        folder = tmp_path / name
+        for label, count in counts.items():
+            (folder / label).mkdir(parents=True)
+            for index in range(count):
+                picture = Image.fromarray(pattern(label, index, size, seed))
+                picture.save(folder / label / f"{index:03d}{suffix}")
+        return folder
+
+    return make
