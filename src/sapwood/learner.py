@@ -188,7 +188,7 @@ class Learner:
         """
         classes = self._some_classes()
         store = self._store(as_pictures(pictures), skip_bad, progress or Progress(), 0)
-                return name_pictures(self.network, store, classes, self.record["image_size"], top, progress or Progress())
+        return name_pictures(self.network, store, classes, self.record["image_size"], top, progress or Progress())
 
     def evaluate(
         self, data: Any, *, record: bool = False, skip_bad: bool = False, progress: Progress | None = None
