@@ -1,0 +1,164 @@
+"""One method, one stream, one seed: a row of numbers, and what is needed to get it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sapwood.assembly import Overrides, new_record
+from sapwood.backbones import create_backbone
+from sapwood.data.benchmarks import Stream
+from sapwood.data.pictures import Pictures
+from sapwood.functional.metrics import (
+    average_incremental_accuracy,
+    backward_transfer,
+    forgetting,
+    last_accuracy,
+    learning_accuracy,
+)
+from sapwood.history import libraries
+from sapwood.learner import Learner
+from sapwood.methods import find_method
+from sapwood.progress import Progress
+from sapwood.state import State
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is run.
+
+    Attributes:
+        method: a recipe or a composition.
+        backbone: by name.
+        seed: of training; the order of classes belongs to the stream.
+        image_size: pixels a side.
+        head: another head than the recipe's.
+        settings: per part, over the recipe's.
+    """
+
+    method: str
+    backbone: str
+    seed: int
+    image_size: int
+    head: str | None = None
+    settings: Overrides = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Name of the row: the method, and the head if it is another than the recipe's."""
+        return self.method if self.head is None else f"{self.method}/{self.head}"
+
+
+def run(stream: Stream, wanted: Run, out: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Learn the stream round by round and write ``out``; a run that was cut short goes on where it stopped.
+
+    The test pictures of all classes so far are measured after each round; they choose nothing. A method that needs all
+    data is trained anew on the union of the rounds so far, after each round, with as many epochs over it.
+
+    Args:
+        stream: rounds with test pictures.
+        wanted: method, backbone, seed and settings.
+        out: JSON file, written atomically at the end; if it is there, it is read instead of learning again.
+        progress: listens to what happens.
+
+    Returns:
+        The row: measures as fractions, costs, and everything that reproduces it.
+    """
+    if out.exists():
+        return dict(json.loads(out.read_text("utf-8")))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.with_suffix(".work")
+    method = find_method(wanted.method, wanted.head)
+    progress = progress or Progress()
+    learn = _jointly if method.all_data else _in_sequence
+    accuracy, records = learn(stream, wanted, work, progress)
+    row = _row(stream, wanted, accuracy, records)
+    aside = out.with_suffix(".tmp")
+    aside.write_text(json.dumps(row, indent=1) + "\n", "utf-8")
+    os.replace(aside, out)
+    shutil.rmtree(work)
+    return row
+
+
+def _open(path: Path, wanted: Run) -> Learner:
+    if State.exists(path):
+        return Learner.open(path)
+    method = replace(find_method(wanted.method, wanted.head), all_data=False)
+    backbone = create_backbone(wanted.backbone, wanted.image_size)
+    record = new_record(backbone, method, wanted.image_size, wanted.seed, wanted.settings)
+    return Learner(State.create(path, record))
+
+
+def _in_sequence(
+    stream: Stream, wanted: Run, work: Path, progress: Progress
+) -> tuple[list[list[float | None]], list[Mapping[str, Any]]]:
+    learner = _open(work, wanted)
+    for index in range(len(learner.record["tasks"]), len(stream.rounds)):
+        part = stream.rounds[index]
+        learner.learn(part.train, task=part.name, test=_tests(stream, index), progress=progress)
+    return learner.accuracy_, [learner.record]
+
+
+def _jointly(
+    stream: Stream, wanted: Run, work: Path, progress: Progress
+) -> tuple[list[list[float | None]], list[Mapping[str, Any]]]:
+    accuracy: list[list[float | None]] = []
+    records: list[Mapping[str, Any]] = []
+    for index in range(len(stream.rounds)):
+        learner = _open(work / f"upto-{index + 1}", wanted)
+        if not learner.record["tasks"]:
+            everything = sum((part.train for part in stream.rounds[: index + 1]), Pictures())
+            learner.learn(everything, task="joint", progress=progress)
+        row: list[float | None] = [learner.evaluate(part.test).accuracy for part in stream.rounds[: index + 1]]
+        accuracy.append(row)
+        records.append(learner.record)
+    return accuracy, records
+
+
+def _tests(stream: Stream, index: int) -> Pictures:
+    return sum((part.test for part in stream.rounds[: index + 1]), Pictures())
+
+
+def _row(
+    stream: Stream, wanted: Run, accuracy: Sequence[Sequence[float | None]], records: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    record = records[-1]
+    tasks = [task for each in records for task in each["tasks"]]
+    count = len(stream.rounds)
+    square = [[*row, *[None] * (count - len(row))] for row in accuracy]
+    weights = [len(part.test) for part in stream.rounds]
+    return {
+        "benchmark": stream.name,
+        "method": wanted.label,
+        "backbone": wanted.backbone,
+        "seed": wanted.seed,
+        "order_seed": stream.order_seed,
+        "last_accuracy": last_accuracy(square, weights),
+        "average_incremental_accuracy": average_incremental_accuracy(square, weights),
+        "forgetting": forgetting(square),
+        "backward_transfer": backward_transfer(square),
+        "learning_accuracy": learning_accuracy(square),
+        "accuracy": square,
+        "classes": list(stream.classes),
+        "train_pictures": [len(part.train) for part in stream.rounds],
+        "test_pictures": weights,
+        "trainable_parameters": max(task["trainable_parameters"] for task in tasks),
+        "bytes": record["tasks"][-1]["declared_bytes"],
+        "train_seconds": sum(task["seconds"] for task in tasks),
+        "peak_memory": max(task["peak_memory"] for task in tasks),
+        "image_size": wanted.image_size,
+        "settings": record["settings"],
+        "parts": record["parts"],
+        "data_sha256": stream.sha256(),
+        "weights_sha256": record["backbone"]["sha256"],
+        "head_fits": [task["head_fit"] for task in tasks],
+        "threads": record["tasks"][-1]["threads"],
+        "device": record["tasks"][-1]["device"],
+        "libraries": libraries(),
+        "run": asdict(wanted),
+    }
