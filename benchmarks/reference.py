@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from sapwood.bench import Run, run
 from sapwood.data.benchmarks import BENCHMARKS
@@ -26,6 +27,7 @@ METHODS = (
     "ncm", "ranpac", "seq-lora", "seq-lora+ridge", "lora+ranpac", "seq-lora+slca", "lora+lwf", "lora+ewc",
     "full-finetune", "slca", "joint", "joint-full",
 )  # fmt: skip
+SETTINGS = {"training": {"epochs": 5, "precision": "fp32"}}
 CONTROLS = ("ncm", "ranpac", "seq-lora")
 
 
@@ -45,6 +47,7 @@ def runs(seeds: int) -> list[tuple[str, str, int]]:
 
 def work(options: argparse.Namespace) -> None:
     """Do all runs that are not done."""
+    memory: dict[str, Tensor] = {}
     for method, backbone, seed in runs(options.seeds):
         if options.methods and method not in options.methods:
             continue
@@ -57,8 +60,8 @@ def work(options: argparse.Namespace) -> None:
             with FileLock(out.with_suffix(".lock"), timeout=0):
                 print(f"{time.strftime('%H:%M:%S')} {method} {backbone} seed {seed}", flush=True)
                 stream = BENCHMARKS["split-cifar10-5x2"](options.data, order_seed=seed, per_class=options.per_class)
-                wanted = Run(method, backbone, seed, 84, settings={"training": {"epochs": 5, "precision": "fp32"}})
-                row = run(stream, wanted, out, progress=Lines())
+                wanted = Run(method, backbone, seed, 84, settings=SETTINGS, joint_at_end=options.joint_at_end)
+                row = run(stream, wanted, out, progress=Lines(), memory=memory)
                 print(f"{time.strftime('%H:%M:%S')}   Last-Acc {100 * row['last_accuracy']:.1f}", flush=True)
         except Timeout:
             continue
@@ -79,8 +82,9 @@ def table(folder: Path) -> str:
         cells = [
             method,
             "random" if backbone == RANDOM else "pre-trained",
-            *(_spread([100 * row[key] for row in rows]) for key in ("last_accuracy", "average_incremental_accuracy")),
-            _spread([100 * row["forgetting"] for row in rows]) if not method.startswith("joint") else "–",
+            _spread([row["last_accuracy"] for row in rows]),
+            _spread([row["average_incremental_accuracy"] for row in rows]),
+            _spread([row["forgetting"] for row in rows]) if not method.startswith("joint") else "–",
             f"{rows[0]['trainable_parameters']:,}",
             f"{rows[0]['bytes'] / 1e6:.1f}",
             f"{statistics.median(row['train_seconds'] for row in rows):.0f}",
@@ -90,7 +94,10 @@ def table(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _spread(values: list[float]) -> str:
+def _spread(fractions: list[float | None]) -> str:
+    values = [100 * fraction for fraction in fractions if fraction is not None]
+    if len(values) < len(fractions):
+        return "–"
     if len(values) == 1:
         return f"{values[0]:.1f}"
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
@@ -105,6 +112,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--per-class", type=int, default=300)
     parser.add_argument("--methods", type=lambda text: text.split(","))
+    parser.add_argument("--joint-at-end", action="store_true", help="train joint and joint-full once, on everything")
     options = parser.parse_args()
     if options.action == "run":
         work(options)

@@ -75,7 +75,9 @@ def training_config(record: Mapping[str, Any]) -> TrainingConfig:
     return build(TrainingConfig, record["settings"]["training"], "training")
 
 
-def assemble(record: Mapping[str, Any], state: State | None, device: torch.device) -> tuple[Network, Objective]:
+def assemble(
+    record: Mapping[str, Any], state: State | None, device: torch.device, precision: str
+) -> tuple[Network, Objective]:
     """Build the network and the objective of a version and fill them with what its files hold.
 
     Raises:
@@ -102,9 +104,10 @@ def assemble(record: Mapping[str, Any], state: State | None, device: torch.devic
         wanted = tasks if adapter.history == "all" else tasks[-1:]
         adapter.load([read_part(state, task, "adapter") for task in wanted])
         head.load(*read_part(state, tasks[-1], "head"))
-        objective.load(read_part(state, tasks[-1], "objective"))
+        tensors, meta = read_part(state, tasks[-1], "objective")
+        objective.load(({name: tensor.to(device) for name, tensor in tensors.items()}, meta))
     network.to(device)
-    network.refold()
+    network.set_precision(precision)
     return network, objective
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sapwood.data.store import PictureStore
-from sapwood.feeds import passes
+from sapwood.feeds import extract, passes
 from sapwood.network import Network
 from sapwood.progress import Progress
 
@@ -110,6 +110,10 @@ def task_cells(confusion: Tensor, classes: Sequence[str], tasks: Sequence[Mappin
 def predict_logits(network: Network, store: PictureStore, image_size: int, progress: Progress) -> Tensor:
     """Prediction logits [n, K] of the plain views, on the CPU."""
     options: dict[str, Any] = {"image_size": image_size, "batch_size": _BATCH, "what": "predicting"}
+    if network.memory is not None and not network.adapter.moves:
+        features = extract(network, store, progress=progress, **options)
+        with torch.no_grad():
+            return network.head.logits(features.to(network.device)).cpu()
     return passes(network, store, [network.predict], progress=progress, **options)[0]
 
 

@@ -131,8 +131,19 @@ def passes(
     return [torch.cat(kept) for kept in out]
 
 
-def extract(network: Network, store: PictureStore, **options: Any) -> Tensor:
-    """Pooled features [n, d], float32."""
+def extract(network: Network, store: PictureStore, *, image_size: int, **options: Any) -> Tensor:
+    """Pooled features [n, d], float32; with a memory, a backbone that stays computes only those not held yet."""
+    memory = network.memory
+    if memory is None or network.adapter.moves:
+        return _features(network, store, image_size=image_size, **options)
+    keys = [f"{network.backbone.info.sha256}/{network.precision}/{image_size}/{sha256}" for sha256 in store.sha256]
+    missing = [index for index, key in enumerate(keys) if key not in memory]
+    found = _features(network, store.subset(missing), image_size=image_size, **options)
+    memory.update(zip((keys[index] for index in missing), found, strict=True))
+    return torch.stack([memory[key] for key in keys]) if keys else found
+
+
+def _features(network: Network, store: PictureStore, **options: Any) -> Tensor:
     if not len(store):
         return torch.empty(0, network.backbone.info.dim)
     return passes(network, store, [lambda images: network.tokens(images)[0].pooled], **options)[0]

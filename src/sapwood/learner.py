@@ -53,8 +53,11 @@ class Learner:
     'day'
     """
 
-    def __init__(self, state: State, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self, state: State, device: str | torch.device | None = None, *, memory: dict[str, Tensor] | None = None
+    ) -> None:
         self.state = state
+        self.memory = memory
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._parts: tuple[Network, Objective] | None = None
 
@@ -152,12 +155,12 @@ class Learner:
             self._known_only(tested, round_.names)
 
         with self.state.writer(), stop_on_signals() as stop:
+            network, objective = self._load(config)  # first: what cannot be loaded must not leave a plan behind
             if begin(self.state, plan_of(self.record, round_, plain(config)), restart):
                 progress.note(f"this round was already committed as {self.state.version.id}")
                 return self
-            network, objective = self._load()
             self._parts = None  # what follows changes them; only a commit makes them the current version's
-            network.set_precision(resolve_precision(config.precision, self.device))
+            network.unmerge()
             progress.note(f"estimate: {estimate_round(network, config, round_, self.record['image_size'])}")
             learned = learn_round(
                 network,
@@ -215,10 +218,12 @@ class Learner:
         self.network.merge()
         return self
 
-    def _load(self) -> tuple[Network, Objective]:
-        if self._parts is None:
-            network, objective = assemble(self.record, self.state, self.device)
-            self._parts = (network, objective)
+    def _load(self, config: TrainingConfig | None = None) -> tuple[Network, Objective]:
+        """Network and objective, computing as the last round did or as ``config`` says."""
+        precision = resolve_precision((config or training_config(self.record)).precision, self.device)
+        if self._parts is None or self._parts[0].precision != precision:
+            self._parts = assemble(self.record, self.state, self.device, precision)
+            self._parts[0].memory = self.memory
         return self._parts
 
     def _training(self, overrides: Mapping[str, Any]) -> TrainingConfig:

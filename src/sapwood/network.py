@@ -50,7 +50,8 @@ class AdaptedLinear(nn.Module):
             if delta is None:
                 continue
             if site.rows is None:
-                out = out + delta
+                # In place: the linear layer's backward does not look at its output.
+                out += delta
             else:
                 before, after = site.rows[0], self.base.out_features - site.rows[1]
                 out = out + F.pad(delta, (before, after))
@@ -74,6 +75,10 @@ class Network(nn.Module):
 
     ``forward`` gives training logits and is what a distributed wrapper wraps; ``predict`` gives prediction logits.
     Pictures are uint8 [B, H, W, 3]; normalisation happens here, once.
+
+    Attributes:
+        memory: features of pictures under a backbone that stays, for runs that meet the same pictures again and again;
+            None (the default) keeps none.
     """
 
     def __init__(self, backbone: Backbone, adapter: Adapter, head: Head) -> None:
@@ -82,6 +87,8 @@ class Network(nn.Module):
         self.adapter = adapter
         self.head = head
         self.slot = Slot(adapter)
+        self.precision = "fp32"
+        self.memory: dict[str, Tensor] | None = None
         self.autocast: torch.dtype | None = None
         self.adapted: list[AdaptedLinear] = []
         self._attach()
@@ -124,13 +131,19 @@ class Network(nn.Module):
         """Compute in ``fp32`` or ``bf16``.
 
         A frozen backbone is held in bf16, once; one that trains keeps float32 weights and runs under autocast.
+
+        Raises:
+            ValueError: a frozen backbone has been rounded to bf16 and is asked back to fp32.
         """
         low = precision == "bf16"
+        if self.precision == "bf16" and not low and not self.adapter.trains_backbone:
+            raise ValueError("the weights were rounded to bf16; load the network anew for fp32")
+        self.precision = precision
         if self.adapter.trains_backbone:
             self.autocast = torch.bfloat16 if low else None
         else:
             self.backbone.to(torch.bfloat16 if low else torch.float32)
-            self.refold()
+        self.refold()
 
     @property
     def device(self) -> torch.device:

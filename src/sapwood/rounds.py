@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,9 @@ from sapwood.state import State
 from sapwood.task import Task
 from sapwood.training import Checkpoints, Stop, train
 
+# These change how a round is computed, never what comes out.
+_HARMLESS = ("training.workers", "training.checkpoint_seconds")
+
 
 @dataclass(frozen=True)
 class Round:
@@ -48,9 +52,8 @@ class Round:
     held_targets: Tensor
 
     def digest(self) -> str:
-        """sha256 over (picture, label, split): two rounds with the same digest learn from the same."""
-        rows = sorted(self.manifest(), key=lambda row: (row["sha256"], row["label"]))
-        return hashlib.sha256(repr(rows).encode()).hexdigest()
+        """sha256 over (picture, label, split) in order: two rounds with the same digest see the same batches."""
+        return hashlib.sha256(repr(self.manifest()).encode()).hexdigest()
 
     def manifest(self) -> list[dict[str, Any]]:
         """What is remembered of each picture: hash, class index and split; neither pixels nor paths."""
@@ -106,6 +109,7 @@ def learn_round(
         ``log`` (one entry an epoch), ``seconds``, ``trainable_parameters``, ``validation_accuracy`` (None without
         validation pictures), ``head`` (facts of the fit).
     """
+    began = time.monotonic()
     task, adapter, head = data.task, network.adapter, network.head
     later = task.index > 0
     moves = adapter.moves and not (config.adapt == "first" and later)
@@ -120,22 +124,22 @@ def learn_round(
     teacher = Teacher(network) if "teacher" in objective.needs and later else None
     head.grow(len(task.new), task.generator("head"))
     head.to(network.device)
-    if moves:
-        adapter.before_task(task)
-        network.refold()
     features = held_features = before = None
     if not moves:
         features = extract(network, data.train, what="features", **options)
         held_features = extract(network, data.held, what="validation features", **options)
-    elif head.drift == "linear" and later:
-        before = extract(network, data.train, what="features before", **options)
+    else:
+        if head.drift == "linear" and later:
+            before = extract(network, data.train, what="features before", **options)
+        adapter.before_task(task)
+        network.refold()
 
     log: list[dict[str, float]] = []
-    seconds = 0.0
+    earlier = 0.0
     parameters = network.trainable(adapt=moves) if moves or head.fitted == "gradient" else {}
     if parameters:
         feed = _feed(network, data, config, image_size, features)
-        log, seconds = train(
+        log, earlier = train(
             network,
             objective,
             feed,
@@ -174,7 +178,7 @@ def learn_round(
         accuracy = (logits.argmax(1) == data.held_targets).float().mean().item()
     return {
         "log": log,
-        "seconds": seconds,
+        "seconds": earlier + time.monotonic() - began,
         "trainable_parameters": sum(parameter.numel() for parameter in parameters.values()),
         "validation_accuracy": accuracy,
         "head": facts,
@@ -190,13 +194,19 @@ def _feed(network: Network, data: Round, config: TrainingConfig, image_size: int
 
 def plan_of(record: Mapping[str, Any], data: Round, training: Mapping[str, Any]) -> dict[str, Any]:
     """What must be the same for a killed round to go on; compared key by key."""
+    settings = {**record["settings"], "training": training}
     return {
         "version": record.get("version"),
         "task": data.task.name,
         "classes": list(data.names),
         "pictures": data.digest(),
         "seed": data.task.seed,
-        "settings": {**record["settings"], "training": dict(training)},
+        "settings": {
+            f"{part}.{key}": value
+            for part, values in settings.items()
+            for key, value in values.items()
+            if f"{part}.{key}" not in _HARMLESS
+        },
     }
 
 
@@ -221,11 +231,21 @@ def begin(state: State, plan: Mapping[str, Any], restart: bool) -> bool:
     if begun is None:
         folder.begin(plan)
         return False
-    wanted = json.loads(json.dumps(plan))
-    differing = sorted(key for key in wanted if wanted[key] != begun.get(key))
-    if differing:
+    if differing := _differences(begun, json.loads(json.dumps(plan))):
         raise ConfigError(
             f"{state.path}: round {begun.get('task')!r} is half learned with other options "
-            f"({', '.join(differing)} differ); repeat them to go on, or give --restart to begin anew"
+            f"({'; '.join(differing)}); repeat them to go on, or give --restart to begin anew"
         )
     return False
+
+
+def _differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What has changed between two plans, one phrase each; long values are not shown."""
+    phrases = [
+        f"{key} was {begun.get(key)!r}, now {value!r}" if key in ("task", "seed") else f"other {key}"
+        for key, value in wanted.items()
+        if key != "settings" and value != begun.get(key)
+    ]
+    old, new = begun.get("settings", {}), wanted["settings"]
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return phrases + [f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in keys]

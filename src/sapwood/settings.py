@@ -52,7 +52,7 @@ class TrainingConfig:
 
     epochs: int = 5
     batch_size: int = 32
-    lr: float = 5e-4
+    lr: float = 2e-3
     head_lr: float | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["cosine", "poly", "constant"] = "cosine"

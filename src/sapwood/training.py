@@ -131,7 +131,7 @@ def train(
     the position has to be restored for a killed run to end with the same tensors.
 
     Returns:
-        One entry an epoch (``epoch``, ``loss``), and the seconds spent, earlier runs of the same round included.
+        One entry an epoch (``epoch``, ``loss``), and the seconds that earlier, interrupted runs of the round took.
 
     Raises:
         Interrupted: a stop was asked for; a checkpoint was written first.
@@ -161,7 +161,7 @@ def train(
             if not math.isfinite(loss):
                 raise SapwoodError(
                     f"the loss became {loss} at step {position.step} of round {task.name!r}; nothing was kept. "
-                    f"Lower the learning rate (--lr {config.lr / 10:g})"
+                    f"Begin anew with a lower learning rate (--restart --lr {config.lr / 10:g})"
                 )
             optimizer.step()
             optimizer.zero_grad()
@@ -182,7 +182,7 @@ def train(
                 stop.check()
     progress.finish()
     accelerator.free_memory()
-    return log, position.seconds
+    return log, spent_before
 
 
 def _step(

@@ -66,7 +66,7 @@ class Adapter(nn.Module, ABC):
         """
 
     def before_task(self, task: Task) -> None:
-        """Prepare the live part for a round."""
+        """Prepare the live part for a round; never change ``folded`` here, whose weights the teacher shares."""
 
     def after_step(self) -> None:
         """Called after every optimiser step; projections belong here, not on gradients."""

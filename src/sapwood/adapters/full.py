@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from sapwood.adapters.base import Adapter, Context
-from sapwood.backbones.base import Site
+from sapwood.backbones.base import BackboneInfo, Site
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class FullFinetuning(Adapter):
     summary = "all backbone weights train; each round stores the whole backbone"
     growth = "nothing in memory; a whole backbone on disk per version"
     trains_backbone = True
+
+    def __init__(self, config: FullConfig, sites: Sequence[Site], info: BackboneInfo) -> None:
+        super().__init__(config, (), info)
 
     def forward(self, site: Site, x: Tensor, context: Context) -> None:
         """Adds nothing: the weights themselves have changed."""

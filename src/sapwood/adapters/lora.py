@@ -64,7 +64,9 @@ class Lora(Adapter):
         with torch.no_grad():
             for site in self.sites:
                 bound = 1 / math.sqrt(site.inputs)
-                self.down[_key(site)].uniform_(-bound, bound, generator=generator)
+                # Drawn on the CPU, so that the same seed gives the same factors on every device.
+                drawn = torch.empty(self.config.rank, site.inputs).uniform_(-bound, bound, generator=generator)
+                self.down[_key(site)].copy_(drawn)
                 self.up[_key(site)].zero_()
 
     def forward(self, site: Site, x: Tensor, context: Context) -> Tensor:

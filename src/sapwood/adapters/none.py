@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from sapwood.adapters.base import Adapter, Context
-from sapwood.backbones.base import Site
+from sapwood.backbones.base import BackboneInfo, Site
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class NoAdapter(Adapter):
     Config = NoneConfig
     summary = "the backbone stays frozen"
     growth = "nothing"
+
+    def __init__(self, config: NoneConfig, sites: Sequence[Site], info: BackboneInfo) -> None:
+        super().__init__(config, (), info)
 
     @property
     def moves(self) -> bool:

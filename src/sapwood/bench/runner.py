@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sapwood.assembly import Overrides, new_record
 from sapwood.backbones import create_backbone
 from sapwood.data.benchmarks import Stream
@@ -39,6 +41,8 @@ class Run:
         image_size: pixels a side.
         head: another head than the recipe's.
         settings: per part, over the recipe's.
+        joint_at_end: train methods that need all data only once, on everything; the average over rounds is then not
+            measured.
     """
 
     method: str
@@ -47,6 +51,7 @@ class Run:
     image_size: int
     head: str | None = None
     settings: Overrides = field(default_factory=dict)
+    joint_at_end: bool = False
 
     @property
     def label(self) -> str:
@@ -54,7 +59,13 @@ class Run:
         return self.method if self.head is None else f"{self.method}/{self.head}"
 
 
-def run(stream: Stream, wanted: Run, out: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+Matrix = list[list[float | None]]
+Memory = dict[str, Tensor]
+
+
+def run(
+    stream: Stream, wanted: Run, out: Path, *, progress: Progress | None = None, memory: Memory | None = None
+) -> dict[str, Any]:
     """Learn the stream round by round and write ``out``; a run that was cut short goes on where it stopped.
 
     The test pictures of all classes so far are measured after each round; they choose nothing. A method that needs all
@@ -65,6 +76,7 @@ def run(stream: Stream, wanted: Run, out: Path, *, progress: Progress | None = N
         wanted: method, backbone, seed and settings.
         out: JSON file, written atomically at the end; if it is there, it is read instead of learning again.
         progress: listens to what happens.
+        memory: features of frozen backbones, shared by several runs over the same pictures.
 
     Returns:
         The row: measures as fractions, costs, and everything that reproduces it.
@@ -76,7 +88,7 @@ def run(stream: Stream, wanted: Run, out: Path, *, progress: Progress | None = N
     method = find_method(wanted.method, wanted.head)
     progress = progress or Progress()
     learn = _jointly if method.all_data else _in_sequence
-    accuracy, records = learn(stream, wanted, work, progress)
+    accuracy, records = learn(stream, wanted, work, progress, memory)
     row = _row(stream, wanted, accuracy, records)
     aside = out.with_suffix(".tmp")
     aside.write_text(json.dumps(row, indent=1) + "\n", "utf-8")
@@ -85,19 +97,19 @@ def run(stream: Stream, wanted: Run, out: Path, *, progress: Progress | None = N
     return row
 
 
-def _open(path: Path, wanted: Run) -> Learner:
+def _open(path: Path, wanted: Run, memory: Memory | None) -> Learner:
     if State.exists(path):
-        return Learner.open(path)
+        return Learner(State.open(path), memory=memory)
     method = replace(find_method(wanted.method, wanted.head), all_data=False)
     backbone = create_backbone(wanted.backbone, wanted.image_size)
     record = new_record(backbone, method, wanted.image_size, wanted.seed, wanted.settings)
-    return Learner(State.create(path, record))
+    return Learner(State.create(path, record), memory=memory)
 
 
 def _in_sequence(
-    stream: Stream, wanted: Run, work: Path, progress: Progress
-) -> tuple[list[list[float | None]], list[Mapping[str, Any]]]:
-    learner = _open(work, wanted)
+    stream: Stream, wanted: Run, work: Path, progress: Progress, memory: Memory | None
+) -> tuple[Matrix, list[Mapping[str, Any]]]:
+    learner = _open(work, wanted, memory)
     for index in range(len(learner.record["tasks"]), len(stream.rounds)):
         part = stream.rounds[index]
         learner.learn(part.train, task=part.name, test=_tests(stream, index), progress=progress)
@@ -105,12 +117,16 @@ def _in_sequence(
 
 
 def _jointly(
-    stream: Stream, wanted: Run, work: Path, progress: Progress
-) -> tuple[list[list[float | None]], list[Mapping[str, Any]]]:
-    accuracy: list[list[float | None]] = []
+    stream: Stream, wanted: Run, work: Path, progress: Progress, memory: Memory | None
+) -> tuple[Matrix, list[Mapping[str, Any]]]:
+    accuracy: Matrix = []
     records: list[Mapping[str, Any]] = []
-    for index in range(len(stream.rounds)):
-        learner = _open(work / f"upto-{index + 1}", wanted)
+    last = len(stream.rounds) - 1
+    for index in range(last + 1):
+        if wanted.joint_at_end and index < last:
+            accuracy.append([None] * (index + 1))
+            continue
+        learner = _open(work / f"upto-{index + 1}", wanted, memory)
         if not learner.record["tasks"]:
             everything = sum((part.train for part in stream.rounds[: index + 1]), Pictures())
             learner.learn(everything, task="joint", progress=progress)
@@ -139,10 +155,7 @@ def _row(
         "seed": wanted.seed,
         "order_seed": stream.order_seed,
         "last_accuracy": last_accuracy(square, weights),
-        "average_incremental_accuracy": average_incremental_accuracy(square, weights),
-        "forgetting": forgetting(square),
-        "backward_transfer": backward_transfer(square),
-        "learning_accuracy": learning_accuracy(square),
+        **_over_rounds(square, weights),
         "accuracy": square,
         "classes": list(stream.classes),
         "train_pictures": [len(part.train) for part in stream.rounds],
@@ -161,4 +174,15 @@ def _row(
         "device": record["tasks"][-1]["device"],
         "libraries": libraries(),
         "run": asdict(wanted),
+    }
+
+
+def _over_rounds(accuracy: Sequence[Sequence[float | None]], weights: Sequence[int]) -> dict[str, float | None]:
+    """Measures that need every round; None where rounds were not measured."""
+    measured = all(cell is not None for row, line in enumerate(accuracy) for cell in line[: row + 1])
+    return {
+        "average_incremental_accuracy": average_incremental_accuracy(accuracy, weights) if measured else None,
+        "forgetting": forgetting(accuracy) if measured else None,
+        "backward_transfer": backward_transfer(accuracy) if measured else None,
+        "learning_accuracy": learning_accuracy(accuracy) if measured else None,
     }

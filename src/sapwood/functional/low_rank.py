@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def lora_delta(x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
@@ -22,7 +23,9 @@ def lora_delta(x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     Returns:
         [..., out].
     """
-    return scale * ((x @ A.T) @ B.T)
+    inner = F.linear(x, A)
+    # The scale goes where it meets r numbers a token, not out.
+    return F.linear(inner if scale == 1 else inner * scale, B)
 
 
 def compose(A: Tensor, B: Tensor, scale: float) -> Tensor:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sapwood.errors import StateError
 from sapwood.state.commit import Contents, publish, refuse_foreign, sweep, sweep_uncommitted
-from sapwood.state.files import make_folder, parse_tensors, read_checked, safe_relative, writing
-from sapwood.state.lock import WriterLock
+from sapwood.state.files import discard, make_folder, parse_tensors, read_checked, safe_relative, writing
+from sapwood.state.lock import LOCK, WriterLock
 from sapwood.state.records import (
     POINTER,
     TASKS,
@@ -184,6 +184,24 @@ class State:
         check_present(self.path, earlier)
         note = f"undo of {self.version.id}: back to {earlier.id}"
         return self._publish(earlier.record, earlier.record["files"], {}, earlier.record.get("parent"), note)
+
+    def abandon(self) -> None:
+        """Remove a state that was only created: it goes with its folder, unless other files are in there.
+
+        Raises:
+            StateError: it has gone on from its first version, which may hold something worth keeping.
+        """
+        with self.writer():
+            if self.version.number != 1:
+                raise StateError(f"{self.path} is at version {self.version.id} already and is not removed")
+            self.training.clear()
+            with writing(self.path):
+                (self.path / POINTER).unlink()  # from here on it is no state any more
+            discard(version_path(self.path, self.version.id))
+        discard(self.path / LOCK)
+        for folder in (version_path(self.path, self.version.id).parent, self.path):
+            with suppress(OSError):  # not empty
+                folder.rmdir()
 
     def _publish(
         self, record: Mapping[str, Any], kept: Mapping[str, Any], files: Contents, parent: str | None, note: str

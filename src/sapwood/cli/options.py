@@ -1,0 +1,113 @@
+"""Options that commands share, and what they mean for a state that is there already."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sapwood.errors import ConfigError
+from sapwood.settings import build, parse_assignments, plain
+
+StateFolder = Annotated[Path, typer.Argument(metavar="STATE", help="The state folder.", show_default=False)]
+Labelled = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Labelled pictures: folder/CLASS/*.jpg, a CSV with path,label, or a saved data set.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; by default cuda if there is one.")
+]
+
+_PARTS = ("adapter", "objective", "head", "training")
+
+Settings = dict[str, dict[str, Any]]
+
+
+def read_settings(config: Path | None, assignments: list[str], training: Mapping[str, Any]) -> Settings:
+    """Settings by part: the file's, over them ``--set``, over them the training options that were given."""
+    settings = _read_config(config) if config is not None else {}
+    for part, values in parse_assignments(assignments).items():
+        settings.setdefault(part, {}).update(values)
+    if given := {key: value for key, value in training.items() if value is not None}:
+        settings.setdefault("training", {}).update(given)
+    return settings
+
+
+def _read_config(path: Path) -> Settings:
+    try:
+        text = path.read_text("utf-8")
+        content = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+    except OSError as error:
+        raise ConfigError(f"--config {path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        kind = "TOML" if path.suffix.lower() == ".toml" else "JSON"
+        raise ConfigError(f"--config {path}: is not {kind} ({error}); TOML files end in .toml") from error
+    parts = content if isinstance(content, dict) else {}
+    faults = [part for part, values in parts.items() if part not in _PARTS or not isinstance(values, dict)]
+    if faults or not isinstance(content, dict):
+        where = f" ({faults[0]!r} is not)" if faults else ""
+        raise ConfigError(f"--config {path}: must hold tables of settings for {', '.join(_PARTS)}{where}")
+    return {part: dict(values) for part, values in parts.items()}
+
+
+def check_unchanged(record: Mapping[str, Any], where: Path, given: Mapping[str, Any], settings: Settings) -> None:
+    """Refuse what a state cannot change after it was made; repeating what it has is fine.
+
+    Args:
+        record: of the current version.
+        where: the state folder, for the message.
+        given: ``method``, ``head``, ``backbone``, ``image_size``, ``seed`` as given; None where not.
+        settings: by part, as given; those of ``training`` may change.
+
+    Raises:
+        UsageError: an unknown name, or a value that differs; the message says what the state has.
+    """
+    from sapwood.adapters import ADAPTERS
+    from sapwood.heads import HEADS
+    from sapwood.methods import find_method
+    from sapwood.objectives import OBJECTIVES
+
+    parts = record["parts"]
+    if given["method"] is not None:
+        find_method(given["method"])
+    if given["head"] is not None:
+        HEADS[given["head"]]
+    has = {
+        "--method": (given["method"], record["method"]),
+        "--head": (given["head"], parts["head"]),
+        "--backbone": (given["backbone"], record["backbone"]["name"]),
+        "--image-size": (given["image_size"], record["image_size"]),
+        "--seed": (given["seed"], record["seed"]),
+    }
+    faults = [f"{name} {old}, not {new}" for name, (new, old) in has.items() if new is not None and new != old]
+    registries: dict[str, Any] = {"adapter": ADAPTERS, "objective": OBJECTIVES, "head": HEADS}
+    for part, registry in registries.items():
+        old = record["settings"][part]
+        new = plain(build(registry[parts[part]].Config, {**old, **settings.get(part, {})}, part))
+        faults += [f"{part}.{key}={old[key]}, not {new[key]}" for key in new if new[key] != old[key]]
+    if faults:
+        remedy = "name a new state folder" if record["tasks"] else "remove the folder, it has learned nothing yet"
+        raise ConfigError(f"{where} was made with {'; '.join(faults)}; leave these options out, or {remedy}")
+
+
+def check_device(name: str | None) -> None:
+    """Refuse a device that torch does not know or this machine does not have."""
+    if name is None:
+        return
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).split("\n")[0]
+        raise ConfigError(f"--device {name} cannot be used here ({why}); leave it out, or give cpu") from error

@@ -1,0 +1,128 @@
+"""``sapwood show`` and ``sapwood report``: what a state has learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sapwood.cli.options import AsJson, SkipBad, StateFolder
+from sapwood.cli.screen import duration, listening, percent, print_json, size, table
+from sapwood.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sapwood.state import Version
+
+_MANY = 6
+
+
+def show(
+    state: StateFolder,
+    versions: Annotated[bool, typer.Option("--versions", help="List all versions too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show rounds, classes, accuracy and costs."""
+    from sapwood.state import State
+
+    opened = State.open(state)
+    listed = [
+        {"version": each.id, "created": each.record["created"], "note": each.record["note"]}
+        for each in (opened.versions() if versions else ())
+    ]
+    if as_json:
+        print_json(describe(opened.version) | ({"versions": listed} if versions else {}))
+        return
+    print(f"{state}, version {opened.version.id}\n{summary(opened.version)}")
+    if versions:
+        current = opened.version.id
+        rows = [["*" if row["version"] == current else "", *row.values()] for row in listed]
+        print(f"\n{table([['', 'version', 'created', 'note'], *rows])}")
+
+
+def report(
+    state: StateFolder,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("report.html"),
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Labelled pictures to show samples from; the state keeps none.")
+    ] = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Write a report, one self-contained HTML file."""
+    from sapwood.learner import Learner
+    from sapwood.report import gather, render
+
+    if not output.parent.is_dir() or output.is_dir():
+        raise ConfigError(f"--output {output}: must be a file in a folder that is there")
+    with listening():
+        page = render(gather(Learner.open(state), data, skip_bad=skip_bad))
+    output.write_text(page, "utf-8")
+    print(f"report: {output.resolve()}")
+
+
+def describe(version: Version) -> dict[str, Any]:
+    """What ``sapwood show --json`` prints."""
+    record = version.record
+    tasks = [
+        {
+            "name": task["name"],
+            "classes": task["annotated"],
+            "new_classes": task["classes"],
+            "images": task["images"],
+            "seconds": task["seconds"],
+            "trainable_parameters": task["trainable_parameters"],
+            "bytes": sum(
+                entry["bytes"] for name, entry in record["files"].items() if name.startswith(f"{task['folder']}/")
+            ),
+            "validation_accuracy": task["validation_accuracy"],
+        }
+        for task in record["tasks"]
+    ]
+    return {
+        "format": record["format"],
+        "version": version.id,
+        "method": record["method"],
+        "backbone": record["backbone"]["name"],
+        "image_size": record["image_size"],
+        "classes": [entry["name"] for entry in record["classes"]],
+        "tasks": tasks,
+        "accuracy": record["accuracy"],
+        "accuracy_on": record["accuracy_on"],
+    }
+
+
+def summary(version: Version) -> str:
+    """The same for people."""
+    facts = describe(version)
+    head = f"{facts['method']} on {facts['backbone']} at {facts['image_size']} px"
+    if not facts["tasks"]:
+        return f"{head}, nothing learned yet"
+    head += f", {len(facts['classes'])} classes"
+    rows = [["round", "pictures", "time", "trained", "stored", "validation, %", "classes"]]
+    rows += [
+        [
+            task["name"],
+            str(task["images"]),
+            duration(task["seconds"]),
+            f"{task['trainable_parameters']:,}",
+            size(task["bytes"]),
+            percent(task["validation_accuracy"]),
+            _some(task["classes"]),
+        ]
+        for task in facts["tasks"]
+    ]
+    return f"{head}\n\n{table(rows, right=range(1, 6))}\n\n{_matrix(facts)}"
+
+
+def _matrix(facts: dict[str, Any]) -> str:
+    names = [task["name"] for task in facts["tasks"]]
+    rows = [["accuracy, %", *names, ""]]
+    for name, row, source in zip(names, facts["accuracy"], facts["accuracy_on"], strict=True):
+        cells = [percent(cell) for cell in row] + [""] * (len(names) - len(row))
+        rows.append([f"after {name}", *cells, "" if source == "test" else "on its validation pictures"])
+    return table(rows, right=range(1, len(names) + 1))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _MANY} more" if len(names) > _MANY else ""
+    return ", ".join(names[:_MANY]) + more

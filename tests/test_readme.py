@@ -1,0 +1,69 @@
+"""Every command and every snippet of the README runs, in the order in which it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCKS = [(language, options.split(), text) for language, options, text in FENCE.findall(README)]
+
+
+def commands() -> list[str]:
+    """Lines of the sh blocks, without comments."""
+    lines = [
+        line
+        for language, options, text in BLOCKS
+        if language == "sh" and "no-test" not in options
+        for line in text.splitlines()
+    ]
+    return [line.split("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.fixture
+def folders(tmp_path: Path, picture_folder: Callable[..., Path]) -> Path:
+    """What a reader of the README has: two months of pictures, and a test set of both."""
+    picture_folder(["kestrel", "falcon"], 12, name="march")
+    picture_folder(["robin", "wren"], 12, name="april")
+    picture_folder(["kestrel", "falcon", "robin", "wren"], 2, name="testset", seed=1)
+    return tmp_path
+
+
+def run(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    bin_folder = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(command, shell=True, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_commands_of_the_readme_run(folders: Path) -> None:
+    assert len(commands()) >= 8
+    for command in commands():
+        if command.startswith("make "):
+            done = run(f"make --dry-run {command.removeprefix('make ')}", ROOT)
+        else:
+            done = run(command, folders)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert (folders / "report.html").exists()
+
+
+def test_the_python_of_the_readme_runs(folders: Path) -> None:
+    snippets = [text for language, options, text in BLOCKS if language == "python" and "no-test" not in options]
+    assert snippets
+    for text in snippets:
+        done = subprocess.run([sys.executable, "-c", text], cwd=folders, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing
