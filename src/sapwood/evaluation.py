@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,9 +107,15 @@ def task_cells(confusion: Tensor, classes: Sequence[str], tasks: Sequence[Mappin
     return cells
 
 
-def predict_logits(network: Network, store: PictureStore, image_size: int, progress: Progress) -> Tensor:
-    """Prediction logits [n, K] of the plain views, on the CPU."""
-    options: dict[str, Any] = {"image_size": image_size, "batch_size": _BATCH, "what": "predicting"}
+def predict_logits(
+    network: Network,
+    store: PictureStore,
+    image_size: int,
+    progress: Progress,
+    check: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Prediction logits [n, K] of the plain views, on the CPU; ``check`` may raise between batches."""
+    options: dict[str, Any] = {"image_size": image_size, "batch_size": _BATCH, "what": "predicting", "check": check}
     if network.memory is not None and not network.adapter.moves:
         features = extract(network, store, progress=progress, **options)
         with torch.no_grad():
@@ -131,10 +137,15 @@ def name_pictures(
 
 
 def count_confusion(
-    network: Network, store: PictureStore, classes: Sequence[str], image_size: int, progress: Progress
+    network: Network,
+    store: PictureStore,
+    classes: Sequence[str],
+    image_size: int,
+    progress: Progress,
+    check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Counts [K, K] of true against predicted classes over labelled pictures."""
     position = {name: index for index, name in enumerate(classes)}
     targets = torch.tensor([position[str(label)] for label in store.pictures.labels])
-    predicted = predict_logits(network, store, image_size, progress).argmax(1)
+    predicted = predict_logits(network, store, image_size, progress, check).argmax(1)
     return confusion_counts(targets, predicted, len(classes))

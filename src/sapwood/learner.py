@@ -172,7 +172,10 @@ class Learner:
                 progress=progress,
                 stop=stop,
             )
-            confusion = None if tested is None else self._confusion(network, tested, round_.names, progress)
+            confusion = None
+            if tested is not None:
+                size = self.record["image_size"]
+                confusion = count_confusion(network, tested, round_.names, size, progress, stop.check)
             commit_round(self.state, network, objective, round_, config, learned, confusion)
             self.state.training.clear()
         self._parts = (network, objective)
@@ -200,7 +203,8 @@ class Learner:
         classes = self._some_classes()
         store = self._store(read_test_data(data), skip_bad, progress or Progress(), 0)
         self._known_only(store, classes)
-        confusion = self._confusion(self.network, store, classes, progress or Progress())
+        size = self.record["image_size"]
+        confusion = count_confusion(self.network, store, classes, size, progress or Progress())
         if record:
             self._record_row(confusion)
         return evaluate_counts(confusion, classes, self.record["tasks"], self.state.version.id)
@@ -256,9 +260,6 @@ class Learner:
             raise DataError(
                 f"unknown class {', '.join(map(repr, unknown[:5]))} in the test pictures; known: {', '.join(classes)}"
             )
-
-    def _confusion(self, network: Network, store: PictureStore, classes: Sequence[str], progress: Progress) -> Tensor:
-        return count_confusion(network, store, classes, self.record["image_size"], progress)
 
     def _record_row(self, confusion: Tensor) -> None:
         with self.state.writer():
