@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -138,7 +138,7 @@ def learn_round(
     earlier = 0.0
     parameters = network.trainable(adapt=moves) if moves or head.fitted == "gradient" else {}
     if parameters:
-        feed = _feed(network, data, config, image_size, features)
+        feed, validate = _feeds(network, data, config, image_size, features, held_features)
         log, earlier = train(
             network,
             objective,
@@ -150,6 +150,7 @@ def learn_round(
             progress=progress,
             stop=stop,
             adapt=moves,
+            validate=validate,
         )
         anchored = network.persistent(adapt=moves)
         objective.after_task(anchored, partial(feed.batches, 0, 0), partial(feed.logits, network), task)
@@ -185,11 +186,35 @@ def learn_round(
     }
 
 
-def _feed(network: Network, data: Round, config: TrainingConfig, image_size: int, features: Tensor | None) -> Feed:
-    if features is not None:
-        return FeatureFeed(features, data.train_targets, config.batch_size, data.task.seed, data.task.index)
-    views = Views(image_size, augment=config.augment, seed=data.task.seed, task=data.task.index)
-    return PictureFeed(data.train, data.train_targets, views, config.batch_size, config.workers)
+def _feeds(
+    network: Network,
+    data: Round,
+    config: TrainingConfig,
+    image_size: int,
+    features: Tensor | None,
+    held_features: Tensor | None,
+) -> tuple[Feed, Callable[[], float] | None]:
+    """What the round trains on, and a measure of the training logits on its validation pictures."""
+    seed, index, size = data.task.seed, data.task.index, config.batch_size
+    feed: Feed
+    held: Any
+    if features is not None and held_features is not None:
+        feed = FeatureFeed(features, data.train_targets, size, seed, index)
+        held = FeatureFeed(held_features, data.held_targets, size, seed, index)
+    else:
+        views = Views(image_size, augment=config.augment, seed=seed, task=index)
+        feed = PictureFeed(data.train, data.train_targets, views, size, config.workers)
+        held = PictureFeed(data.held, data.held_targets, replace(views, augment=False), size, config.workers)
+    own = torch.tensor(data.task.annotated)
+
+    @torch.no_grad()
+    def validate() -> float:
+        right = 0
+        for batch in held.batches(0, 0):
+            right += int((own[held.logits(network, batch)[:, own].argmax(1).cpu()] == batch.targets).sum())
+        return right / len(data.held)
+
+    return feed, validate if len(data.held) else None
 
 
 def plan_of(record: Mapping[str, Any], data: Round, training: Mapping[str, Any]) -> dict[str, Any]:

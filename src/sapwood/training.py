@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -124,14 +124,18 @@ def train(
     progress: Progress,
     stop: Stop,
     adapt: bool,
+    validate: Callable[[], float] | None = None,
 ) -> tuple[list[dict[str, float]], float]:
     """Train one round from its last checkpoint, or from the start.
 
     Every draw is a function of (seed, round, epoch, picture), so that nothing but the parameters, the optimiser and
     the position has to be restored for a killed run to end with the same tensors.
 
+    ``validate`` measures validation pictures between epochs, to be looked at; nothing is chosen by it.
+
     Returns:
-        One entry an epoch (``epoch``, ``loss``), and the seconds that earlier, interrupted runs of the round took.
+        One entry an epoch (``epoch``, ``loss``, between epochs ``validation_accuracy``), and the seconds that
+        earlier, interrupted runs of the round took.
 
     Raises:
         Interrupted: a stop was asked for; a checkpoint was written first.
@@ -151,6 +155,7 @@ def train(
 
     began = last_saved = time.monotonic()
     spent_before = position.seconds
+    shown: dict[str, float] = {}
     progress.start("training", total, position.step)
     while position.step < total:
         epoch, inside = divmod(position.step, steps_an_epoch)
@@ -169,10 +174,12 @@ def train(
             position.step += 1
             position.loss_sum += loss
             position.loss_count += 1
-            progress.advance(1, loss=position.loss_sum / position.loss_count)
+            progress.advance(1, loss=position.loss_sum / position.loss_count, **shown)
             if position.step % steps_an_epoch == 0:
                 log.append({"epoch": epoch, "loss": position.loss_sum / position.loss_count})
                 position.loss_sum, position.loss_count = 0.0, 0
+                if validate is not None and position.step < total:
+                    log[-1]["validation_accuracy"] = shown["validation"] = validate()
             now = time.monotonic()
             due = now - last_saved >= config.checkpoint_seconds
             if stop.requested or due or position.step == total:
