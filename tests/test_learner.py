@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -17,11 +18,11 @@ from torch import Tensor
 from sapwood import learner as learner_module
 from sapwood.backbones import create_backbone
 from sapwood.costs import estimate_round
-from sapwood.data.store import PictureStore
 from sapwood.errors import ConfigError, DataError, StateError, UnknownName
-from sapwood.feeds import FeatureFeed, PictureFeed
+from sapwood.feeds import PictureFeed
 from sapwood.learner import Learner
 from sapwood.progress import Progress
+from sapwood.rounds import prepare
 
 Folders = Callable[..., Path]
 TINY = "random:dinov2-tiny"
@@ -127,8 +128,10 @@ def test_undo_goes_back_and_the_round_can_be_learned_anew(tmp_path: Path, pictur
     assert learner.predict(second) == answers
     learner.learn(second)
     again = tensors(learner)
-    assert [name.split(":")[1] for name in kept] == [name.split(":")[1] for name in again]
-    assert all(torch.equal(one, two) for one, two in zip(kept.values(), again.values(), strict=True))
+    (old,), (new,) = ({name.rpartition("/")[0] for name in found} for found in (kept, again))
+    assert old != new  # versions are immutable: the undone round's files stay
+    assert len(kept) == len(again)
+    assert all(torch.equal(again[name.replace(old, new, 1)], value) for name, value in kept.items())
 
 
 # --- precision and merging
@@ -175,36 +178,27 @@ def test_test_pictures_choose_nothing(
     test = picture_folder(["ant", "bee"], 7, name="test", seed=5)
     without = create(tmp_path / "without", method).learn(first, training=FAST).learn(second)
 
-    stores: list[PictureStore] = []
-    made = PictureFeed.__init__
+    seen: dict[tuple[int, bool], set[str]] = {}
+    forward = PictureFeed.logits
 
-    def make(feed: PictureFeed, store: PictureStore, *rest: Any) -> None:
-        stores.append(store)
-        made(feed, store, *rest)
+    def logits(feed: PictureFeed, model: Any, batch: Any) -> Tensor:
+        key = feed.views.task, torch.is_grad_enabled()
+        seen.setdefault(key, set()).update(feed.store.sha256[index] for index in batch.indices)
+        return forward(feed, model, batch)
 
-    monkeypatch.setattr(PictureFeed, "__init__", make)
-    sizes: list[int] = []
-    computed = FeatureFeed.__init__
-
-    def compute(feed: FeatureFeed, features: Tensor, *rest: Any) -> None:
-        sizes.append(len(features))
-        computed(feed, features, *rest)
-
-    monkeypatch.setattr(FeatureFeed, "__init__", compute)
+    monkeypatch.setattr(PictureFeed, "logits", logits)
     with_test = create(tmp_path / "with", method).learn(first, training=FAST, test=test).learn(second, test=test)
     assert same(without, with_test)
     assert [task["validation_accuracy"] for task in without.record["tasks"]] == [
         task["validation_accuracy"] for task in with_test.record["tasks"]
     ]
-    for task, store in zip(with_test.record["tasks"], stores, strict=False):
-        rows = [
-            json.loads(row) for row in with_test.state.text(f"{task['folder']}/pictures.jsonl").splitlines()
-        ]
+    for index, task in enumerate(with_test.record["tasks"]):
+        rows = [json.loads(row) for row in with_test.state.text(f"{task['folder']}/pictures.jsonl").splitlines()]
         split = {name: {row["sha256"] for row in rows if row["split"] == name} for name in ("train", "validation")}
         assert len(split["validation"]) == task["validation_images"] > 0
-        assert set(store.sha256) == split["train"]
-    assert len(stores) == (0 if method == "ncm" else 2)
-    assert sizes == []
+        assert seen.get((index, True), split["train"]) == split["train"]
+        assert seen.get((index, False), split["validation"]) == split["validation"]
+    assert len(seen) == (0 if method == "ncm" else 4)
 
 
 def test_validation_pictures_train_no_gradient_head(tmp_path: Path, picture_folder: Folders) -> None:
@@ -212,13 +206,10 @@ def test_validation_pictures_train_no_gradient_head(tmp_path: Path, picture_fold
     first = picture_folder(["ant", "bee"], 10, name="first")
     whole = create(tmp_path / "whole").learn(first, training=FAST)
     rows = [
-        json.loads(row)
-        for row in whole.state.text(f"{whole.record['tasks'][0]['folder']}/pictures.jsonl").splitlines()
+        json.loads(row) for row in whole.state.text(f"{whole.record['tasks'][0]['folder']}/pictures.jsonl").splitlines()
     ]
     held = {row["sha256"] for row in rows if row["split"] == "validation"}
     assert len(held) == 2
-    import hashlib
-
     changed = 0
     for path in first.rglob("*.png"):
         if hashlib.sha256(path.read_bytes()).hexdigest() in held:
@@ -240,7 +231,7 @@ def test_validation_pictures_train_no_gradient_head(tmp_path: Path, picture_fold
         ({"method": "seq-lorra"}, UnknownName, "Did you mean 'seq-lora'"),
         ({"backbone": "random:dinov2-huge"}, Exception, "random:dinov2-tiny"),
         ({"head": "liner"}, UnknownName, "Did you mean 'linear'"),
-        ({"image_size": 30}, ConfigError, "--image-size 30 is not a multiple .* use 28 or 42"),
+        ({"image_size": 30}, ConfigError, "must be a multiple of .* patch of 14 px, got 30; try 28"),
         ({"settings": {"adapter": {"rnk": 3}}}, ConfigError, "Did you mean 'adapter.rank'"),
         ({"settings": {"adapter": {"rank": 0}}}, ConfigError, "adapter.rank must be >= 1"),
         ({"settings": {"objective": {"scope": "all"}}}, ConfigError, "objective.scope must be one of own, seen"),
@@ -312,8 +303,6 @@ def test_notes_for_few_pictures_and_few_classes(tmp_path: Path, picture_folder: 
 
 
 def test_the_estimate_counts_what_trains(tmp_path: Path, picture_folder: Folders) -> None:
-    from sapwood.rounds import prepare
-
     data = picture_folder(["ant", "bee"], 6)
     found = {}
     for method in ("ncm", "seq-lora", "full-finetune"):

@@ -86,7 +86,9 @@ def store(classes: str, per_class: int = 5) -> PictureStore:
 class Bench:
     """A network that learns rounds without a state folder."""
 
-    def __init__(self, adapter: str = "lora", objective: str = "finetune", head: str = "linear", **settings: Any) -> None:
+    def __init__(
+        self, adapter: str = "lora", objective: str = "finetune", head: str = "linear", **settings: Any
+    ) -> None:
         backbone = create_backbone("random:dinov2-tiny", SIZE)
         made = ADAPTERS[adapter](ADAPTERS[adapter].Config(), backbone.sites, backbone.info)
         self.network = Network(backbone, made, HEADS[head](HEADS[head].Config(), backbone.info.dim))
@@ -94,7 +96,9 @@ class Bench:
         self.names: tuple[str, ...] = ()
         self.rounds = 0
 
-    def learn(self, classes: str, config: TrainingConfig, kept: Kept | None = None, stop_after: int = 0) -> dict[str, Any]:
+    def learn(
+        self, classes: str, config: TrainingConfig, kept: Kept | None = None, stop_after: int = 0
+    ) -> dict[str, Any]:
         data = self.round(classes, config)
         stop = Stop()
         facts = learn_round(
@@ -257,10 +261,14 @@ def test_training_sees_the_training_pictures_and_no_others(monkeypatch: pytest.M
     data = prepare(many, (), 0, "first", 0, config.validation)
     assert len(data.held) == 4
     seen: list[str] = []
+    looked_at: list[str] = []
     forward = PictureFeed.logits
 
     def logits(feed: PictureFeed, model: Any, batch: Any) -> Tensor:
-        seen.extend(feed.store.sha256[index] for index in batch.indices)
+        if torch.is_grad_enabled():
+            seen.extend(feed.store.sha256[index] for index in batch.indices)
+        else:
+            looked_at.extend(feed.store.sha256[index] for index in batch.indices)
         return forward(feed, model, batch)
 
     monkeypatch.setattr(PictureFeed, "logits", logits)
@@ -277,6 +285,7 @@ def test_training_sees_the_training_pictures_and_no_others(monkeypatch: pytest.M
     )
     assert sorted(seen) == sorted(2 * list(data.train.sha256))
     assert not set(seen) & set(data.held.sha256)
+    assert sorted(looked_at) == sorted(data.held.sha256)  # once, between the two epochs
 
 
 def test_features_are_computed_once_when_the_backbone_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +302,9 @@ def test_features_are_computed_once_when_the_backbone_stays(monkeypatch: pytest.
     facts = bench.learn("ab", with_(epochs=3))
     assert count == 10
     assert len(facts["log"]) == 3
-    assert isinstance(FeatureFeed(torch.zeros(10, 32), torch.zeros(10), 4, 0, 0).batches(0, 0).__next__().features, Tensor)
+    assert isinstance(
+        FeatureFeed(torch.zeros(10, 32), torch.zeros(10), 4, 0, 0).batches(0, 0).__next__().features, Tensor
+    )
 
 
 def test_first_signal_asks_the_second_interrupts() -> None:

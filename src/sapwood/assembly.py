@@ -44,13 +44,6 @@ def merge_settings(method: Method, *layers: Overrides) -> dict[str, dict[str, An
 
 def new_record(backbone: Backbone, method: Method, image_size: int, seed: int, overrides: Overrides) -> dict[str, Any]:
     """The record of a state that has learned nothing yet."""
-    patch = backbone.info.patch
-    if image_size < patch or image_size % patch:
-        lower = max(patch, image_size // patch * patch)
-        raise ConfigError(
-            f"--image-size {image_size} is not a multiple of the backbone's patch of {patch} pixels; "
-            f"use {lower} or {lower + patch}"
-        )
     if method.all_data:
         raise ConfigError(
             f"method {method.name!r} needs the pictures of all rounds at once; it runs only in benchmarks"

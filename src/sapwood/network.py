@@ -219,7 +219,7 @@ class Teacher:
     def __init__(self, network: Network) -> None:
         self.network = network
         if network.adapter.trains_backbone:
-            self.network = copy.deepcopy(network)
+            self.network = copy.deepcopy(network, {id(network.memory): None})  # not the features it may hold
         self.adapter = copy.deepcopy(network.adapter).requires_grad_(False)
         self.head = copy.deepcopy(network.head).requires_grad_(False)
         self.network_is_copy = self.network is not network

@@ -53,9 +53,7 @@ def pair() -> tuple[Network, Any]:
     parts = {"q": "q_proj", "v": "v_proj"}
     with torch.no_grad():
         for site in adapter.sites:
-            layer = model.get_submodule(
-                f"base_model.model.encoder.layer.{site.block}.attention.{parts[site.part]}"
-            )
+            layer = model.get_submodule(f"base_model.model.encoder.layer.{site.block}.attention.{parts[site.part]}")
             key = site.name.replace(".", "_")
             layer.lora_A["default"].weight.copy_(adapter.down[key])
             layer.lora_B["default"].weight.copy_(adapter.up[key])
@@ -134,9 +132,7 @@ def fused_and_separate() -> tuple[AdaptedLinear, dict[str, AdaptedLinear], Lora]
             parameter.normal_(generator=generator)
     fused.requires_grad_(False)
     rows = {part: (index * width, (index + 1) * width) for index, part in enumerate("qkv")}
-    sites = [
-        Site(f"block.0.{part}", "linear", width, width, "block.0.attn", "qkv", rows=rows[part]) for part in rows
-    ]
+    sites = [Site(f"block.0.{part}", "linear", width, width, "block.0.attn", "qkv", rows=rows[part]) for part in rows]
     adapter = lora(SimpleNamespace(sites=sites, info=None), rank=2)
     slot = Slot(adapter)
     separate = {}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sapwood.errors import StateError
 from sapwood.state import State
 
 from .conftest import TINY, Run, World, tree
@@ -276,6 +277,17 @@ def test_where_a_report_cannot_lie(sapwood: Run, tmp_path: Path, read_only_world
     for place in (tmp_path, tmp_path / "none" / "page.html"):
         done = sapwood("report", read_only_world.state, "-o", place)
         assert (done.code, done.err.count("\n")) == (2, 1)
+
+
+def test_only_a_state_that_was_just_made_can_be_abandoned(tmp_path: Path, world: World) -> None:
+    before = tree(world.state)
+    with pytest.raises(StateError, match=r"is at version v0003-.* already and is not removed"):
+        State.open(world.state).abandon()
+    assert tree(world.state) == before
+    fresh = State.create(tmp_path / "fresh", {"tasks": []})
+    (fresh.path / "notes.txt").write_text("mine")
+    fresh.abandon()
+    assert [path.name for path in fresh.path.iterdir()] == ["notes.txt"]
 
 
 def test_predict_before_anything_is_learned(sapwood: Run, world: World) -> None:

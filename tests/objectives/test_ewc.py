@@ -108,7 +108,9 @@ def test_penalty_value_and_gradient() -> None:
     assert value.item() == pytest.approx(expected, rel=1e-12)
     value.backward()
     assert torch.equal(grown["head.W"].grad[2], torch.zeros(3, dtype=torch.float64))  # type: ignore[index]
-    expected_gradient = 7.0 * objective.fisher["adapter.A"] * (grown["adapter.A"].detach() - objective.anchor["adapter.A"])
+    expected_gradient = (
+        7.0 * objective.fisher["adapter.A"] * (grown["adapter.A"].detach() - objective.anchor["adapter.A"])
+    )
     torch.testing.assert_close(grown["adapter.A"].grad, expected_gradient)
 
 
@@ -165,7 +167,9 @@ def test_loss_is_cross_entropy_over_the_scope() -> None:
     targets = torch.tensor([0, 2])
     own = ElasticWeightConsolidation(EwcConfig()).loss(logits, targets, None, SECOND)
     seen = ElasticWeightConsolidation(EwcConfig(scope="seen")).loss(logits, targets, None, SECOND)
-    expected_own = -torch.log(torch.stack([1 / (1 + torch.exp(torch.tensor(1.0))), 1 / (1 + torch.exp(torch.tensor(-4.0)))])).mean()
+    expected_own = -torch.log(
+        torch.stack([1 / (1 + torch.exp(torch.tensor(1.0))), 1 / (1 + torch.exp(torch.tensor(-4.0)))])
+    ).mean()
     expected_seen = -torch.log(torch.stack([logits[0].softmax(0)[0], logits[1].softmax(0)[2]])).mean()
     torch.testing.assert_close(own, expected_own)
     torch.testing.assert_close(seen, expected_seen)

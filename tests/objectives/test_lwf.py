@@ -106,7 +106,9 @@ def test_the_teacher_is_no_second_backbone(name: str) -> None:
     else:
         assert teacher.network is network
         assert len(own) == small
-    assert not any(parameter.requires_grad for part in (teacher.adapter, teacher.head) for parameter in part.parameters())
+    assert not any(
+        parameter.requires_grad for part in (teacher.adapter, teacher.head) for parameter in part.parameters()
+    )
     assert all(parameter.requires_grad for parameter in network.trainable().values())
 
 

@@ -41,7 +41,9 @@ def small(method: str) -> dict[str, dict[str, Any]]:
     return {"head": {"projection": 64}} if "projection" in METHODS[method].settings.get("head", {}) else {}
 
 
-def create(path: Path, method: str, *, seed: int = 0, settings: Mapping[str, Any] | None = None, **more: Any) -> Learner:
+def create(
+    path: Path, method: str, *, seed: int = 0, settings: Mapping[str, Any] | None = None, **more: Any
+) -> Learner:
     gc.freeze()  # accelerate collects garbage after every round; what lives by now need not be looked at again
     settings = small(method) if settings is None and method in METHODS else settings
     return Learner.create(path, backbone=TINY, method=method, image_size=SIZE, seed=seed, settings=settings, **more)

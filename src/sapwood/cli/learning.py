@@ -142,6 +142,6 @@ def _first_round(
 def _announce(learner: Learner, progress: Progress) -> None:
     record = learner.record
     progress.note(
-        f"new state {learner.state.path}: method {record['method']}, backbone {record['backbone']['name']} "
-        f"(licence {record['backbone']['licence']}), {record['image_size']} px; this stays"
+        f"new state {learner.state.path}: method {record['method']}, backbone {record['backbone']['name']} at "
+        f"{record['image_size']} px (weights: {record['backbone']['licence']}); this stays"
     )

@@ -1,0 +1,432 @@
+"""A round that is killed goes on and ends with the same tensors, bit for bit: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from sapwood.errors import ConfigError
+from sapwood.learner import Learner
+from sapwood.progress import Progress
+from sapwood.state import State
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes here are forked")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Imports once, then learns one round per line of its input, each in a process of its own: {"state", "data", "task",
+# "training", "restart", "die"}. "die" names a moment, and the process sends itself SIGKILL there: "training 7" is after
+# the seventh step of the training, "features 1" the first batch of a pass, "before commit" and "after commit" what they
+# say. Prints the child's process id, what it is doing, and at the end {"pid", "status"}.
+LEARNER = """
+import json, os, signal, sys
+from sapwood import learner as module
+from sapwood.errors import SapwoodError
+from sapwood.learner import Learner
+from sapwood.progress import Progress
+from sapwood.backbones import create_backbone
+import accelerate, transformers.models.dinov2.modeling_dinov2
+
+create_backbone("random:dinov2-tiny", 28)  # what the first use imports
+
+
+def tell(**facts):
+    print(json.dumps(facts), flush=True)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Teller(Progress):
+    def __init__(self, moment):
+        self.moment, self.what, self.count = moment, "", 0
+
+    def start(self, what, total, done=0):
+        self.what, self.count = what, 0
+        tell(doing=what, total=total, done=done)
+
+    def advance(self, units, **facts):
+        self.count += 1
+        if self.what == "training":
+            tell(step=self.count)
+        if self.moment == f"{self.what} {self.count}":
+            die()
+
+    def note(self, text):
+        tell(note=text)
+
+
+def around(function, moment):
+    def call(*arguments):
+        if moment == "before commit":
+            die()
+        function(*arguments)
+        if moment == "after commit":
+            die()
+
+    return call
+
+
+def learn(job):
+    module.commit_round = around(module.commit_round, job.get("die"))
+    learner = Learner.open(job["state"])
+    learner.learn(
+        job["data"],
+        task=job.get("task"),
+        training=job.get("training"),
+        restart=job.get("restart", False),
+        progress=Teller(job.get("die")),
+    )
+
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            learn(json.loads(line))
+            code = 0
+        except SapwoodError as error:
+            tell(error=type(error).__name__, message=str(error))
+            code = error.exit_code
+        except BaseException as error:
+            tell(error=type(error).__name__, message=str(error))
+            code = 70
+        sys.stdout.flush()
+        os._exit(code)
+    tell(pid=child)
+    _, status = os.waitpid(child, 0)
+    tell(pid=child, status=os.waitstatus_to_exitcode(status))
+"""
+
+FIRST = {"lr": 5e-4, "epochs": 2, "batch_size": 8, "precision": "fp32", "checkpoint_seconds": 1e-3}
+
+
+class Learning:
+    """The process that forks learners, and what the present one has said."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        self.errors = (folder / "stderr").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LEARNER],
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+        )
+
+    def __call__(
+        self, state: Path, data: Path, when: Callable[[dict[str, Any]], int | None] = lambda said: None, **job: Any
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """Exit status (negative: killed by that signal) and all that was said; ``when`` may answer with a signal."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"state": str(state), "data": str(data), **job}) + "\n")
+        self.process.stdin.flush()
+        child, said = 0, []
+        for line in self.process.stdout:
+            said.append(json.loads(line))
+            if "status" in said[-1]:
+                return said[-1]["status"], said
+            child = said[-1].get("pid", child)
+            if (number := when(said[-1])) is not None:
+                os.kill(child, number)
+        self.errors.seek(0)
+        raise AssertionError(self.errors.read())
+
+
+@pytest.fixture(scope="module")
+def learning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Learning]:
+    made = Learning(tmp_path_factory.mktemp("learning"))
+    yield made
+    assert made.process.stdin is not None
+    made.process.stdin.close()
+    made.process.wait(30)
+
+
+class Started:
+    """States that learned a first round, and their second round undisturbed: made once for every method."""
+
+    def __init__(self, learning: Learning, folder: Path, make: Callable[..., Path]) -> None:
+        self.learning, self.folder = learning, folder
+        self.first, self.second = make(["ant", "bee"], 20, name="first"), make(["cat", "dog"], 24, name="second")
+        self.whole: dict[str, Path] = {}
+
+    def __call__(self, method: str, path: Path, **training: Any) -> Path:
+        """A copy of the state after round 1, at ``path``; ``undisturbed`` then compares round 2."""
+        begun = self.folder / f"{method}-begun"
+        if method not in self.whole:
+            Learner.create(begun, backbone="random:dinov2-tiny", method=method, image_size=28)
+            assert self.learning(begun, self.first, task="first", training=FIRST)[0] == 0
+            shutil.copytree(begun, self.folder / method)
+            assert self.learning(self.folder / method, self.second, task="second")[0] == 0
+            self.whole[method] = self.folder / method
+        shutil.copytree(begun, path)
+        return path
+
+    def undisturbed(self, method: str, path: Path) -> None:
+        """Fail unless the state holds what the undisturbed one holds: files of the round, classes, accuracy."""
+        one, two = (State.open(each).version.record for each in (self.whole[method], path))
+        folders = {task["folder"] for task in two["tasks"]}
+        assert folders == {"tasks/0001-first", "tasks/0002-second"}
+        compared = 0
+        for mine in sorted(self.whole[method].rglob("tasks/*/*.safetensors")):
+            other = path / mine.relative_to(self.whole[method])
+            assert mine.read_bytes() == other.read_bytes(), other.name
+            compared += len(load_file(mine))
+        assert compared > 2
+        assert sorted(one["files"]) == sorted(two["files"])
+        for key in ("classes", "accuracy", "settings"):
+            assert one[key] == two[key]
+        assert [row["head_fit"] for row in one["tasks"]] == [row["head_fit"] for row in two["tasks"]]
+        assert not (path / "training").exists()
+
+
+_STARTED: list[Started] = []
+
+
+@pytest.fixture
+def started(learning: Learning, tmp_path: Path, picture_folder: Callable[..., Path]) -> Started:
+    if not _STARTED:
+        _STARTED.append(Started(learning, tmp_path, picture_folder))
+    return _STARTED[0]
+
+
+MOMENTS = [
+    ("seq-lora", "reading pictures 3"),
+    ("seq-lora", "training 1"),
+    ("seq-lora", "training 7"),
+    ("seq-lora", "training 12"),  # the last step: its checkpoint is not written yet
+    ("seq-lora", "validation 1"),
+    ("seq-lora", "before commit"),
+    ("lora+ewc", "training 7"),
+    ("lora+ewc", "validation 1"),
+    ("lora+lwf", "training 7"),
+    ("seq-lora+ridge", "features before 1"),
+    ("seq-lora+ridge", "training 5"),
+    ("seq-lora+ridge", "features 1"),
+    ("seq-lora+slca", "features 1"),
+    ("full-finetune", "training 7"),
+    ("slca", "before commit"),
+    ("ncm", "features 1"),
+    ("ncm", "before commit"),
+]
+
+
+@pytest.mark.parametrize(("method", "moment"), MOMENTS, ids=[f"{method}, {moment}" for method, moment in MOMENTS])
+def test_killed_rounds_go_on(method: str, moment: str, learning: Learning, started: Started, tmp_path: Path) -> None:
+    state = started(method, tmp_path / "state")
+    status, _ = learning(state, started.second, task="second", die=moment)
+    assert status == -signal.SIGKILL
+    assert len(State.open(state).version.record["tasks"]) == 1
+    status, said = learning(state, started.second, task="second")
+    assert status == 0
+    training = [facts for facts in said if facts.get("doing") == "training"]
+    steps = 0 if method == "ncm" else 12
+    assert [facts["total"] for facts in training] == ([steps] if steps else [])
+    if moment.startswith("training"):
+        assert training[0]["done"] == int(moment.split()[1]) - 1  # from the last checkpoint, not from the start
+    elif moment in ("validation 1", "features 1", "before commit") and steps:
+        assert training[0]["done"] == steps  # nothing is trained again
+    started.undisturbed(method, state)
+
+
+def test_killed_again_and_again(learning: Learning, started: Started, tmp_path: Path) -> None:
+    state = started("seq-lora", tmp_path / "state")
+    for _ in range(4):
+        assert learning(state, started.second, task="second", die="training 3")[0] == -signal.SIGKILL
+    assert learning(state, started.second, task="second")[0] == 0
+    started.undisturbed("seq-lora", state)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.11])
+def test_killed_from_outside_at_no_chosen_moment(
+    delay: float, learning: Learning, started: Started, tmp_path: Path
+) -> None:
+    state = started("seq-lora", tmp_path / "state")
+
+    def kill(said: dict[str, Any]) -> int | None:
+        if said.get("step") != 2:
+            return None
+        time.sleep(delay)
+        return signal.SIGKILL
+
+    learning(state, started.second, kill, task="second")
+    State.open(state)
+    assert learning(state, started.second, task="second")[0] == 0
+    started.undisturbed("seq-lora", state)
+
+
+def test_a_repeat_after_the_commit_says_so(learning: Learning, started: Started, tmp_path: Path) -> None:
+    state = started("seq-lora", tmp_path / "state")
+    assert learning(state, started.second, die="after commit")[0] == -signal.SIGKILL
+    version = State.open(state).version
+    assert len(version.record["tasks"]) == 2
+    assert (state / "training").exists()
+    status, said = learning(state, started.second)
+    assert status == 0
+    assert {"note": f"this round was already committed as {version.id}"} in said
+    assert State.open(state).version.id == version.id
+    assert not (state / "training").exists()
+
+
+def test_another_round_after_the_commit_is_learned(
+    learning: Learning, started: Started, tmp_path: Path, picture_folder: Callable[..., Path]
+) -> None:
+    state = started("ncm", tmp_path / "state")
+    assert learning(state, started.second, task="second", die="after commit")[0] == -signal.SIGKILL
+    third = picture_folder(["eel"], 4, name="third")
+    status, said = learning(state, third, task="third")
+    assert status == 0
+    assert not any("already committed" in facts.get("note", "") for facts in said)
+    assert [task["name"] for task in State.open(state).version.record["tasks"]] == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_a_checkpoint_comes_first(
+    number: int, learning: Learning, started: Started, tmp_path: Path
+) -> None:
+    state = started("seq-lora", tmp_path / "state")
+    seldom = {"checkpoint_seconds": 1e6}  # only the signal makes one
+    status, said = learning(
+        state, started.second, lambda said: number if said.get("step") == 2 else None, task="second", training=seldom
+    )
+    assert status == 130
+    assert said[-2]["error"] == "Interrupted"
+    assert "the same command goes on from the last checkpoint" in said[-2]["message"]
+    assert len(list((state / "training").glob("checkpoint-*.safetensors"))) == 1
+    assert len(State.open(state).version.record["tasks"]) == 1
+    status, said = learning(state, started.second, task="second")  # another interval is no other round
+    assert status == 0
+    done = next(facts["done"] for facts in said if facts.get("doing") == "training")
+    assert 2 <= done <= 12
+    started.undisturbed("seq-lora", state)
+
+
+def test_a_stop_in_the_fitting_phase(learning: Learning, started: Started, tmp_path: Path) -> None:
+    state = started("seq-lora+ridge", tmp_path / "state")
+    stop = {"features": signal.SIGTERM}
+    status, _ = learning(state, started.second, lambda said: stop.get(said.get("doing", "")), task="second")
+    assert status in (0, 130)
+    assert learning(state, started.second, task="second")[0] == 0
+    if status == 130:
+        started.undisturbed("seq-lora+ridge", state)
+
+
+def test_the_first_rounds_pictures_may_be_gone(learning: Learning, started: Started, tmp_path: Path) -> None:
+    state = started("lora+lwf", tmp_path / "state")
+    away = started.first.rename(started.first.with_name("away"))
+    try:
+        assert learning(state, started.second, task="second", die="training 4")[0] == -signal.SIGKILL
+        assert learning(state, started.second, task="second")[0] == 0
+    finally:
+        away.rename(started.first)
+    started.undisturbed("lora+lwf", state)
+
+
+class Note(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def half(learning: Learning, started: Started, tmp_path: Path) -> Path:
+    """A state whose second round is half learned."""
+    state = started("seq-lora", tmp_path / "half")
+    assert learning(state, started.second, task="second", die="training 7")[0] == -signal.SIGKILL
+    return state
+
+
+def test_other_options_are_refused_by_name(half: Path, started: Started, picture_folder: Callable[..., Path]) -> None:
+    checkpoint = sorted((half / "training").iterdir())
+    others: list[tuple[dict[str, Any], str]] = [
+        ({"training": {"epochs": 3}}, r"training\.epochs was 2, now 3\)"),
+        (
+            {"training": {"lr": 1e-3, "batch_size": 4}},
+            r"training\.batch_size was 8, now 4; training\.lr was 0\.0005, now 0\.001\)",
+        ),
+        ({"task": "third"}, r"task was 'second', now 'third'\)"),
+        ({"data": picture_folder(["cat", "dog"], 23, name="fewer")}, r"other pictures\)"),
+        ({"data": picture_folder(["cat", "eel"], 24, name="other")}, r"other classes; other pictures\)"),
+    ]
+    for changes, message in others:
+        arguments = {"data": started.second, "task": "second"} | changes
+        with pytest.raises(ConfigError, match=message) as caught:
+            Learner.open(half).learn(**arguments)
+        assert "repeat them to go on, or give --restart to begin anew" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert sorted((half / "training").iterdir()) == checkpoint
+
+
+def test_options_that_change_nothing_are_taken(half: Path, learning: Learning, started: Started) -> None:
+    status, said = learning(half, started.second, task="second", training={"workers": 2})
+    assert status == 0
+    assert next(facts["done"] for facts in said if facts.get("doing") == "training") == 6
+    for name in ("adapter", "head"):
+        one, two = (root / "tasks/0002-second" / f"{name}.safetensors" for root in (started.whole["seq-lora"], half))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_restart_begins_anew(half: Path, learning: Learning, started: Started, tmp_path: Path) -> None:
+    fresh = started("seq-lora", tmp_path / "fresh")
+    other = {"lr": 1e-3}
+    status, said = learning(half, started.second, task="second", training=other, restart=True)
+    assert status == 0
+    assert next(facts["done"] for facts in said if facts.get("doing") == "training") == 0
+    assert learning(fresh, started.second, task="second", training=other)[0] == 0
+    for name in ("adapter", "head"):
+        one, two = (root / "tasks/0002-second" / f"{name}.safetensors" for root in (fresh, half))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_damaged_plan_names_the_way_out(half: Path, started: Started) -> None:
+    (half / "training" / "plan.json").write_text("{")
+    with pytest.raises(Exception, match=r"plan\.json is damaged .*--restart"):
+        Learner.open(half).learn(started.second, task="second")
+    Learner.open(half).learn(started.second, task="second", restart=True)
+    started.undisturbed("seq-lora", half)
+
+
+def test_a_damaged_checkpoint_is_passed_over(half: Path, started: Started) -> None:
+    (checkpoint,) = (half / "training").glob("checkpoint-*.safetensors")
+    data = bytearray(checkpoint.read_bytes())
+    data[-1] ^= 1
+    checkpoint.write_bytes(data)
+    Learner.open(half).learn(started.second, task="second")
+    started.undisturbed("seq-lora", half)
+
+
+def test_a_half_learned_round_still_predicts_as_before(half: Path, started: Started) -> None:
+    answers = Learner.open(half).predict(started.second)
+    assert {answer.label for answer in answers} <= {"ant", "bee"}
+
+
+def test_undo_drops_a_half_learned_round(half: Path, started: Started) -> None:
+    learner = Learner.open(half)
+    learner.undo()
+    assert not (half / "training").exists()
+    assert learner.classes_ == ()
+
+
+def test_one_fresh_process_resumes_what_another_began(started: Started, half: Path) -> None:
+    """Without any forking: the command of a user who comes back the next day."""
+    code = "import sys; from sapwood import Learner; Learner.open(sys.argv[1]).learn(sys.argv[2], task='second')"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code, str(half), str(started.second)], env=environment, check=True)
+    started.undisturbed("seq-lora", half)
