@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -135,8 +135,3 @@ def _blocks(text: str, depth: int) -> set[int]:
     if not wanted:
         raise ConfigError(f"adapter.blocks={text} names no block of 0..{depth - 1}")
     return wanted
-
-
-def bytes_of(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes that the tensors take on disk, headers aside."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

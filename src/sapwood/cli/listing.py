@@ -114,9 +114,9 @@ def _declared_bytes(method: Method) -> int:
     import torch
 
     from sapwood.adapters import ADAPTERS
-    from sapwood.adapters.base import bytes_of
     from sapwood.assembly import merge_settings
     from sapwood.backbones.base import BackboneInfo, Site
+    from sapwood.costs import stored_bytes
     from sapwood.heads import HEADS
     from sapwood.objectives import OBJECTIVES
     from sapwood.settings import build
@@ -145,4 +145,8 @@ def _declared_bytes(method: Method) -> int:
     picture = SimpleNamespace(targets=torch.zeros(1, dtype=torch.int64))
     objective.after_task(trained, lambda _: [picture], forward, Task(0, "", classes, classes, _CLASSES, 0))
     backbone = 4 * _PARAMETERS if adapter.trains_backbone else 0
-    return backbone + bytes_of(adapter.state()[0]) + head.declared_bytes() + bytes_of(objective.state()[0])
+    return (
+        backbone
+        + stored_bytes({"adapter": adapter.state()[0], "objective": objective.state()[0]})
+        + head.declared_bytes()
+    )
