@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from sapwood.cli.options import AsJson
@@ -12,8 +11,6 @@ if TYPE_CHECKING:
     from sapwood.methods import Method
 
 _CLASSES = 10
-# DINOv2 ViT-S/14 with its table of 37 x 37 positions.
-_WIDTH, _DEPTH, _PARAMETERS = 384, 12, 22_056_576
 
 
 def methods(as_json: AsJson = False) -> None:
@@ -75,6 +72,7 @@ def _print(what: str, entries: list[dict[str, Any]], as_json: bool) -> None:
 
 def _method(method: Method) -> dict[str, Any]:
     from sapwood.adapters import ADAPTERS
+    from sapwood.costs import declared_bytes
     from sapwood.heads import HEADS
     from sapwood.objectives import OBJECTIVES
 
@@ -95,7 +93,7 @@ def _method(method: Method) -> dict[str, Any]:
         "merges": adapter.mergeable,
         "stores_backbone": adapter.trains_backbone,
         "upper_bound": method.all_data,
-        "bytes": _declared_bytes(method),
+        "bytes": declared_bytes(method, _CLASSES),
     }
 
 
@@ -107,46 +105,3 @@ def _parts() -> list[list[str]]:
     rows = [["adapter", name, ADAPTERS[name].summary, ADAPTERS[name].growth] for name in ADAPTERS]
     rows += [["objective", name, OBJECTIVES[name].summary, OBJECTIVES[name].growth] for name in OBJECTIVES]
     return rows + [["head", name, HEADS[name].description, HEADS[name].growth] for name in HEADS]
-
-
-def _declared_bytes(method: Method) -> int:
-    """Bytes that the first round of ten classes keeps on a ViT-S: what its parts give for the state, unfilled."""
-    import torch
-
-    from sapwood.adapters import ADAPTERS
-    from sapwood.assembly import merge_settings
-    from sapwood.backbones.base import BackboneInfo, Site
-    from sapwood.costs import stored_bytes
-    from sapwood.heads import HEADS
-    from sapwood.objectives import OBJECTIVES
-    from sapwood.settings import build
-    from sapwood.task import Task
-
-    settings = merge_settings(method)
-    info = BackboneInfo("", "dinov2", "", "", "", _WIDTH, 14, _DEPTH, 6, 1, 224, (0, 0, 0), (1, 1, 1))
-    sites = [
-        Site(f"block.{block}.{part}", "linear", inputs * _WIDTH, outputs * _WIDTH, "", "")
-        for block in range(_DEPTH)
-        for part, inputs, outputs in (("q", 1, 1), ("k", 1, 1), ("v", 1, 1), ("o", 1, 1), ("fc1", 1, 4), ("fc2", 4, 1))
-    ]
-    adapter_type, head_type, objective_type = ADAPTERS[method.adapter], HEADS[method.head], OBJECTIVES[method.objective]
-    adapter = adapter_type(build(adapter_type.Config, settings["adapter"], "adapter"), sites, info)
-    head = head_type(build(head_type.Config, settings["head"], "head"), _WIDTH)
-    head.grow(_CLASSES, torch.Generator())
-    objective = objective_type(build(objective_type.Config, settings["objective"], "objective"))
-    trained = {f"adapter.{name}": parameter for name, parameter in adapter.named_parameters()}
-    trained |= {f"head.{name}": parameter for name, parameter in head.named_parameters()}
-
-    def forward(batch: Any) -> torch.Tensor:
-        touched = torch.stack([parameter.sum() for parameter in trained.values()]).sum()
-        return touched * torch.ones(1, _CLASSES)
-
-    classes = tuple(range(_CLASSES))
-    picture = SimpleNamespace(targets=torch.zeros(1, dtype=torch.int64))
-    objective.after_task(trained, lambda _: [picture], forward, Task(0, "", classes, classes, _CLASSES, 0))
-    backbone = 4 * _PARAMETERS if adapter.trains_backbone else 0
-    return (
-        backbone
-        + stored_bytes({"adapter": adapter.state()[0], "objective": objective.state()[0]})
-        + head.declared_bytes()
-    )
