@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +40,24 @@ def shared_data() -> Path:
     if os.environ.get("SAPWOOD_REQUIRE_DATA") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def settled() -> Iterator[None]:
+    """Imports what learning imports and keeps it out of garbage collection.
+
+    accelerate collects garbage after every round; looking through all of transformers each time would take most of a
+    tiny round.
+    """
+    import accelerate  # noqa: F401
+
+    from sapwood.backbones import create_backbone
+
+    create_backbone("random:dinov2-tiny", 28)
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def pattern(name: str, index: int, size: int = 32, seed: int = 0) -> np.ndarray:

@@ -24,6 +24,8 @@ from sapwood.learner import Learner
 from sapwood.progress import Progress
 from sapwood.rounds import prepare
 
+pytestmark = pytest.mark.usefixtures("settled")
+
 Folders = Callable[..., Path]
 TINY = "random:dinov2-tiny"
 FAST = {"epochs": 2, "batch_size": 8, "precision": "fp32"}

@@ -40,7 +40,8 @@ METHODS: Registry[Method] = Registry("method", "methods")
 
 _ALIGN = {"align": "gaussian"}
 _RANPAC = {"projection": 2000}
-_FIRST = {"adapt": "first"}
+# Nothing learned before can be hurt in the first round, so the rate is that of joint training.
+_FIRST = {"adapt": "first", "lr": 2e-3}
 _FULL = {"lr": 3e-5, "head_lr": 3e-3}
 
 for _method in (
@@ -92,7 +93,15 @@ for _method in (
         "NeurIPS 2023, arXiv 2307.02251",
         {"head": _RANPAC, "training": _FIRST},
     ),
-    Method("joint", "lora", "finetune", "linear", "all rounds' pictures at once, LoRA: upper bound", all_data=True),
+    Method(
+        "joint",
+        "lora",
+        "finetune",
+        "linear",
+        "all rounds' pictures at once, LoRA: upper bound",
+        settings={"training": {"lr": 2e-3}},
+        all_data=True,
+    ),
     Method(
         "joint-full",
         "full",

@@ -52,7 +52,7 @@ class TrainingConfig:
 
     epochs: int = 5
     batch_size: int = 32
-    lr: float = 2e-3
+    lr: float = 3e-4
     head_lr: float | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["cosine", "poly", "constant"] = "cosine"

@@ -6,7 +6,6 @@ gates, one folds its finished past into the weights and owns a magnitude that al
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
@@ -206,12 +205,12 @@ class Folding(Toy):
 
 
 TOYS: dict[str, type[Toy]] = {"toy-experts": Experts, "toy-gated": Gated, "toy-folding": Folding}
+pytestmark = pytest.mark.usefixtures("settled")
 every_toy = pytest.mark.parametrize("name", TOYS)
 
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    gc.freeze()  # accelerate collects garbage after every round; what lives by now need not be looked at again
     for name, entry in TOYS.items():
         monkeypatch.setitem(ADAPTERS._entries, name, entry)
 

@@ -131,6 +131,6 @@ def test_the_teacher_stays_while_the_student_learns(name: str) -> None:
 def test_a_failing_teacher_gives_the_slot_back() -> None:
     network = network_with("lora")
     teacher = Teacher(network)
-    with pytest.raises(Exception, match="shape|size|dimension"):
+    with pytest.raises(Exception, match=r"shape|size|dimension"):
         teacher(images()[..., :2])
     assert network.slot.adapter is network.adapter

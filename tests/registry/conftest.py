@@ -13,6 +13,10 @@ _ROUNDS: list[Rounds] = []
 _LEARNED: dict[str, Learner] = {}
 
 
+@pytest.fixture(autouse=True)
+def quickly(settled: None) -> None: ...
+
+
 @pytest.fixture
 def rounds(picture_folder: Callable[..., Path]) -> Rounds:
     """The same folders for all tests here; made by the first that asks."""

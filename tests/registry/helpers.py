@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +43,6 @@ def small(method: str) -> dict[str, dict[str, Any]]:
 def create(
     path: Path, method: str, *, seed: int = 0, settings: Mapping[str, Any] | None = None, **more: Any
 ) -> Learner:
-    gc.freeze()  # accelerate collects garbage after every round; what lives by now need not be looked at again
     settings = small(method) if settings is None and method in METHODS else settings
     return Learner.create(path, backbone=TINY, method=method, image_size=SIZE, seed=seed, settings=settings, **more)
 

@@ -12,6 +12,7 @@ import torch
 from sapwood.adapters import ADAPTERS
 from sapwood.backbones import create_backbone
 from sapwood.backbones.base import fingerprint
+from sapwood.costs import declared_bytes
 from sapwood.errors import ConfigError
 from sapwood.learner import Learner
 from sapwood.methods import METHODS
@@ -128,6 +129,20 @@ def test_files_hold_what_is_declared(method: str, learned: Give) -> None:
     anchors = 2 * (trained + 4 * sum(p.numel() for p in network.head.parameters()))
     kept = network.head.declared_bytes() + (anchors if METHODS[method].objective == "ewc" else 0)
     assert learner.record["tasks"][-1]["declared_bytes"] == trained + kept
+
+
+@pytest.mark.parametrize("method", ["seq-lora", "lora+ewc", "ncm", "ranpac", "full-finetune"])
+def test_files_of_a_real_size_hold_what_listings_declare(
+    method: str, picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Ten classes on a ViT-S/14: the number that ``sapwood methods`` prints, and at most a twentieth more on disk."""
+    learner = Learner.create(tmp_path / "state", backbone="random:dinov2-s14", method=method, image_size=SIZE)
+    learner.learn(picture_folder([f"class {index}" for index in range(10)], 1), training={**FAST, "epochs": 1})
+    (task,) = learner.record["tasks"]
+    files = {name: entry["bytes"] for name, entry in learner.record["files"].items() if name.endswith("safetensors")}
+    declared = declared_bytes(METHODS[method], 10)
+    assert task["declared_bytes"] == declared
+    assert declared < sum(files.values()) <= 1.05 * declared
 
 
 @every_method
