@@ -124,10 +124,10 @@ def find_method(name: str, head: str | None = None) -> Method:
     'lwf'
     >>> find_method("none+finetune", head="cosine").head
     'cosine'
-    >>> find_method("lorra")
+    >>> find_method("seq-lorra")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    sapwood.errors.UnknownName: no method 'lorra'. Did you mean 'lora+lwf'? Known methods: ...
+    sapwood.errors.UnknownName: no method 'seq-lorra'. Did you mean 'seq-lora'? Known methods: ...
     """
     method = METHODS[name] if name in METHODS else _compose(name)
     if head is None or head == method.head:

@@ -143,7 +143,7 @@ def train(
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=network.device.type == "cpu")
+    accelerator = Accelerator(cpu=network.device.type == "cpu", mixed_precision="no")
     parameters = network.trainable(adapt=adapt)
     optimizer = build_optimizer(parameters, config)
     steps_an_epoch = math.ceil(len(feed) / config.accumulate)

@@ -244,7 +244,7 @@ def test_facts(name):
     assert head.kind == "classification"
     assert head.fitted in ("gradient", "statistics")
     assert head.name == name
-    assert head.description
+    assert head.summary
     assert head.growth
     assert make(name, {}).drift == "none"
 

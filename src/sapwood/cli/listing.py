@@ -104,4 +104,4 @@ def _parts() -> list[list[str]]:
 
     rows = [["adapter", name, ADAPTERS[name].summary, ADAPTERS[name].growth] for name in ADAPTERS]
     rows += [["objective", name, OBJECTIVES[name].summary, OBJECTIVES[name].growth] for name in OBJECTIVES]
-    return rows + [["head", name, HEADS[name].description, HEADS[name].growth] for name in HEADS]
+    return rows + [["head", name, HEADS[name].summary, HEADS[name].growth] for name in HEADS]

@@ -34,7 +34,7 @@ class Head(nn.Module, ABC):
     heads predict from sums over features, and use it only to train the adapter and to serve the teacher.
 
     Class attributes state facts: ``kind``; ``fitted``, how predictions come about; ``Config``, the settings;
-    ``description`` and ``growth``, one line each for listings; ``calibrates``, whether ``fit`` sets the temperature
+    ``summary`` and ``growth``, one line each for listings; ``calibrates``, whether ``fit`` sets the temperature
     itself, on pictures before they join the sums.
 
     Attributes:
@@ -47,7 +47,7 @@ class Head(nn.Module, ABC):
     name: ClassVar[str]
     fitted: ClassVar[Literal["gradient", "statistics"]]
     Config: ClassVar[type]
-    description: ClassVar[str]
+    summary: ClassVar[str]
     growth: ClassVar[str]
     calibrates: ClassVar[bool] = False
 

@@ -29,7 +29,7 @@ class CosineHead(GradientHead):
 
     name: ClassVar[str] = "cosine"
     Config: ClassVar[type] = CosineConfig
-    description: ClassVar[str] = "cosine to a row a class, scale learned; align=gaussian re-tunes the rows"
+    summary: ClassVar[str] = "cosine to a row a class, scale learned; align=gaussian re-tunes the rows"
     growth: ClassVar[str] = "d numbers a class; with align=gaussian also d(d+1)/2 + d a class (d if shared)"
 
     def make_classifier(self) -> Classifier:

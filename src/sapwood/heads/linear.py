@@ -22,5 +22,5 @@ class LinearHead(GradientHead):
 
     name: ClassVar[str] = "linear"
     Config: ClassVar[type] = LinearConfig
-    description: ClassVar[str] = "a row and a bias a class, trained by gradients; align=gaussian re-tunes them"
+    summary: ClassVar[str] = "a row and a bias a class, trained by gradients; align=gaussian re-tunes them"
     growth: ClassVar[str] = "d + 1 numbers a class; with align=gaussian also d(d+1)/2 + d a class (d if shared)"

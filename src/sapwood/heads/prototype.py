@@ -34,7 +34,7 @@ class PrototypeHead(Head):
     name: ClassVar[str] = "prototype"
     fitted: ClassVar[Literal["gradient", "statistics"]] = "statistics"
     Config: ClassVar[type] = PrototypeConfig
-    description: ClassVar[str] = "cosine to the mean feature of each class (NCM, SimpleCIL)"
+    summary: ClassVar[str] = "cosine to the mean feature of each class (NCM, SimpleCIL)"
     growth: ClassVar[str] = "d numbers a class, and d + 1 for the classifier that trains an adapter"
     calibrates: ClassVar[bool] = True
 

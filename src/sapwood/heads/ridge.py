@@ -65,7 +65,7 @@ class RidgeHead(Head):
     name: ClassVar[str] = "ridge"
     fitted: ClassVar[Literal["gradient", "statistics"]] = "statistics"
     Config: ClassVar[type] = RidgeConfig
-    description: ClassVar[str] = "ridge regression on sums over all rounds (RanPAC)"
+    summary: ClassVar[str] = "ridge regression on sums over all rounds (RanPAC)"
     growth: ClassVar[str] = "one row a class in classifier, solution and cross term; the Gram matrix stays M(M+1)/2"
     calibrates: ClassVar[bool] = True
 
