@@ -20,7 +20,7 @@ PARTS: list[Any] = [
     pytest.param(registry[name], base, line, id=f"{registry.kind}-{name}")
     for registry, base, line in (
         (ADAPTERS, Adapter, "summary"),
-        (HEADS, Head, "description"),
+        (HEADS, Head, "summary"),
         (OBJECTIVES, Objective, "summary"),
     )
     for name in registry  # type: ignore[attr-defined]
