@@ -55,11 +55,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/results/default-method"))
     parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(CANDIDATES), help="some candidates")
     options = parser.parse_args()
     memory: dict[str, Tensor] = {}
     for pictures in () if options.table else PICTURES:
         for name in STREAMS:
             for label, (method, head, settings) in CANDIDATES.items():
+                if label not in options.only:
+                    continue
                 out = options.out / f"{label.replace(' ', '-')}-{name}-{pictures}.json"
                 options.out.mkdir(parents=True, exist_ok=True)
                 try:

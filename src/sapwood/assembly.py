@@ -78,7 +78,7 @@ def assemble(
     """
     parts, settings = record["parts"], record["settings"]
     info = record["backbone"]
-    backbone = create_backbone(info["name"], record["image_size"])
+    backbone = create_backbone(info["name"], record["image_size"], revision=info["revision"])
     if backbone.info.sha256 != info["sha256"]:
         raise StateError(
             f"the state was made with {info['name']} of sha256 {info['sha256'][:12]}, but the weights found now have "

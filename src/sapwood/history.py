@@ -36,7 +36,13 @@ def commit_round(
     """Write what a round left behind and make it the current version."""
     tensors, parts = write_parts(network, objective)
     folder = state.free_task_folder(round_.task.index + 1, round_.task.name)
-    facts = {**learned, "folder": folder, "parts": parts, "declared_bytes": stored_bytes(tensors)}
+    facts = {
+        **learned,
+        "precision": network.precision,
+        "folder": folder,
+        "parts": parts,
+        "declared_bytes": stored_bytes(tensors),
+    }
     record = after_round(state.version.record, round_, config, facts, confusion, network.device)
     files: dict[str, Any] = {f"{folder}/{name}": content for name, content in tensors.items()}
     files[f"{folder}/pictures.jsonl"] = as_json_lines(round_.manifest())
@@ -70,6 +76,7 @@ def after_round(
         "parts": facts["parts"],
         "head_fit": {key: value for key, value in facts["head"].items() if isinstance(value, int | float | str)},
         "device": str(device),
+        "precision": facts["precision"],
         "threads": torch.get_num_threads(),
         "libraries": libraries(),
     }

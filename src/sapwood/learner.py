@@ -20,6 +20,7 @@ from sapwood.assembly import (
 from sapwood.backbones import create_backbone, resolve_default
 from sapwood.costs import estimate_round
 from sapwood.data.given import as_pictures, read_test_data
+from sapwood.data.names import class_name
 from sapwood.data.pictures import Pictures
 from sapwood.data.sources import read_data
 from sapwood.data.store import PictureStore
@@ -142,7 +143,7 @@ class Learner:
         progress = progress or Progress()
         config = self._training(training or {})
         tasks = self.record["tasks"]
-        name = task or f"task-{len(tasks) + 1}"
+        name = f"task-{len(tasks) + 1}" if task is None else class_name(task, "--task", "round")
         store = self._store(read_data(data), skip_bad, progress, config.workers)
         tested = None if test is None else self._store(read_test_data(test), skip_bad, progress, config.workers)
         round_ = prepare(store, self.classes_, len(tasks), name, self.record["seed"], config.validation)
@@ -153,6 +154,10 @@ class Learner:
                 progress.note(f"class {label!r} has a single picture; more would help")
         if tested is not None:
             self._known_only(tested, round_.names)
+            if shared := len(set(store.sha256) & set(tested.sha256)):
+                progress.note(
+                    f"{shared} of the test pictures are among the training pictures: their accuracy is too high"
+                )
 
         with self.state.writer(), stop_on_signals() as stop:
             network, objective = self._load(config)  # first: what cannot be loaded must not leave a plan behind

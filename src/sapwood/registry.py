@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -78,6 +79,10 @@ class Registry(Generic[T]):
             return
         self._outside_loaded = True
         for point in entry_points(group=f"sapwood.{self.plural}"):
-            entry = point.load()
-            if point.name not in self._entries:
-                self.add(point.name, entry)
+            if point.name in self._entries:
+                continue
+            try:
+                self.add(point.name, point.load())
+            except Exception as error:
+                # Somebody else's package: its fault must not take the rest down, nor pass in silence.
+                warnings.warn(f"{self.kind} {point.name!r} ({point.value}) cannot be loaded: {error}", stacklevel=3)

@@ -176,7 +176,7 @@ def learn_round(
         else:
             logits = passes(network, data.held, [network.predict], what="validation", **options)[0]
         head.calibrate_temperature(logits, data.held_targets)
-        accuracy = (logits.argmax(1) == data.held_targets).float().mean().item()
+        accuracy = head.right_share(logits, data.held_targets)
     return {
         "log": log,
         "seconds": earlier + time.monotonic() - began,
@@ -221,7 +221,7 @@ def plan_of(record: Mapping[str, Any], data: Round, training: Mapping[str, Any])
     """What must be the same for a killed round to go on; compared key by key."""
     settings = {**record["settings"], "training": training}
     return {
-        "version": record.get("version"),
+        "base": _base(record["tasks"]),
         "task": data.task.name,
         "classes": list(data.names),
         "pictures": data.digest(),
@@ -235,28 +235,36 @@ def plan_of(record: Mapping[str, Any], data: Round, training: Mapping[str, Any])
     }
 
 
+def _base(tasks: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What a round is learned on top of: measuring in between makes a new version, but no new base."""
+    return [len(tasks), tasks[-1]["folder"] if tasks else None]
+
+
 def begin(state: State, plan: Mapping[str, Any], restart: bool) -> bool:
     """Make the training folder ready for a round; True if this very round was committed already.
 
     A kill may fall between the commit and the clearing of the folder; the repeated command then has nothing to do.
 
     Raises:
-        ConfigError: another round, or this one with other options, is half learned.
+        ConfigError: another round, or this one with other options, is half learned; or the name is taken.
     """
     folder = state.training
+    wanted = json.loads(json.dumps(plan))
     begun = None if restart else folder.plan()
-    if begun is not None and begun.get("version") != plan["version"]:
-        done = (
-            begun.get("version") == state.version.record.get("previous") and begun.get("pictures") == plan["pictures"]
-        )
+    if begun is not None and begun.get("base") != wanted["base"]:
         folder.clear()
-        if done:
+        same = all(begun.get(key) == wanted[key] for key in ("pictures", "settings", "seed"))
+        if same and begun.get("base") == _base(state.version.record["tasks"][:-1]):
             return True
         begun = None
     if begun is None:
+        if plan["task"] in [task["name"] for task in state.version.record["tasks"]]:
+            raise ConfigError(
+                f"{state.path} has learned a round {plan['task']!r} already; give another name with --task"
+            )
         folder.begin(plan)
         return False
-    if differing := _differences(begun, json.loads(json.dumps(plan))):
+    if differing := _differences(begun, wanted):
         raise ConfigError(
             f"{state.path}: round {begun.get('task')!r} is half learned with other options "
             f"({'; '.join(differing)}); repeat them to go on, or give --restart to begin anew"

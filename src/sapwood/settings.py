@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -70,8 +71,8 @@ class TrainingConfig:
         check(
             (self.epochs >= 1, f"training.epochs must be >= 1, got {self.epochs}"),
             (self.batch_size >= 1, f"training.batch_size must be >= 1, got {self.batch_size}"),
-            (self.lr > 0, f"training.lr must be > 0, got {self.lr}"),
-            (self.head_lr is None or self.head_lr > 0, f"training.head_lr must be > 0, got {self.head_lr}"),
+            (0 < self.lr < math.inf, f"training.lr must be > 0 and finite, got {self.lr}"),
+            (self.head_lr is None or 0 < self.head_lr < math.inf, f"training.head_lr must be > 0, got {self.head_lr}"),
             (0 <= self.warmup < 1, f"training.warmup must be in [0, 1), got {self.warmup}"),
             (self.weight_decay >= 0, f"training.weight_decay must be >= 0, got {self.weight_decay}"),
             (self.accumulate >= 1, f"training.accumulate must be >= 1, got {self.accumulate}"),

@@ -44,7 +44,9 @@ class Stop:
     def check(self) -> None:
         """Raise if a stop was asked for; for work that is simply done again later."""
         if self.requested:
-            raise Interrupted("stopped; the state is unchanged, the same command goes on from the last checkpoint")
+            raise Interrupted(
+                "stopped; the state is unchanged, the same command goes on from the last checkpoint, if there is one"
+            )
 
 
 @contextmanager
@@ -143,7 +145,7 @@ def train(
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=network.device.type == "cpu", mixed_precision="no")
+    accelerator = Accelerator(mixed_precision="no", device_placement=False)
     parameters = network.trainable(adapt=adapt)
     optimizer = build_optimizer(parameters, config)
     steps_an_epoch = math.ceil(len(feed) / config.accumulate)

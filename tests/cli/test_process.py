@@ -137,7 +137,8 @@ def test_a_stopped_command_goes_on_where_it_was(
 
 def test_restart_begins_anew(sapwood: Run, world: World) -> None:
     opened = State.open(world.state)
-    opened.training.begin({"version": opened.version.id, "task": "half", "classes": []})
+    tasks = opened.version.record["tasks"]
+    opened.training.begin({"base": [len(tasks), tasks[-1]["folder"]], "task": "half", "classes": []})
     opened.training.save({"w": torch.zeros(1)}, {})
     done = sapwood("learn", world.state, world.first)
     assert done.code == 2

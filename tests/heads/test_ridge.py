@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from sapwood.functional.statistics import ridge_solve
 from sapwood.heads import Features, RidgeHead
 from sapwood.heads.ridge import STRENGTHS, RidgeConfig
 
@@ -118,10 +119,19 @@ def test_strength_by_leave_one_out_without_validation_pictures(draw):
 def test_single_pictures_choose_nothing(draw):
     first = draw(range(3), 1)
     head = fitted([(first, None)])
-    assert head.strength == pytest.approx(first.x.square().sum().item() / DIM, rel=1e-6)
+    centre = first.x.square().sum().item() / DIM
+    assert head.strength is None
+    assert torch.allclose(head.solve(), ridge_solve(head.gram, head.cross, centre), rtol=1e-5)
     head = fitted([(draw([0, 1], 5), draw([0, 1], 5)), (draw([2, 3], 1), None)])
     assert head.strength in STRENGTHS
     assert fitted([(first, None)], strength=7.0).strength == 7.0
+
+
+def test_a_round_of_one_class_keeps_the_strength(draw):
+    many = (draw([0, 1, 2], 12), draw([0, 1, 2], 4))
+    one = (draw([3], 12), draw([3], 4))
+    assert fitted([one]).strength is None
+    assert fitted([many, one]).strength == fitted([many]).strength
 
 
 def test_carry_equals_recomputed_sums_under_a_linear_drift(draw, rng):

@@ -85,7 +85,7 @@ def check_unchanged(record: Mapping[str, Any], where: Path, given: Mapping[str, 
     has = {
         "--method": (given["method"], record["method"]),
         "--head": (given["head"], parts["head"]),
-        "--backbone": (given["backbone"], record["backbone"]["name"]),
+        "--backbone": (_whole_path(given["backbone"]), record["backbone"]["name"]),
         "--image-size": (given["image_size"], record["image_size"]),
         "--seed": (given["seed"], record["seed"]),
     }
@@ -96,8 +96,14 @@ def check_unchanged(record: Mapping[str, Any], where: Path, given: Mapping[str, 
         new = plain(build(registry[parts[part]].Config, {**old, **settings.get(part, {})}, part))
         faults += [f"{part}.{key}={old[key]}, not {new[key]}" for key in new if new[key] != old[key]]
     if faults:
-        remedy = "name a new state folder" if record["tasks"] else "remove the folder, it has learned nothing yet"
+        fresh = record["number"] == 1
+        remedy = "remove the folder, it has learned nothing yet" if fresh else "name a new state folder"
         raise ConfigError(f"{where} was made with {'; '.join(faults)}; leave these options out, or {remedy}")
+
+
+def _whole_path(backbone: str | None) -> str | None:
+    """A local folder as the record names it."""
+    return backbone if backbone is None or not Path(backbone).is_dir() else str(Path(backbone).resolve())
 
 
 def check_device(name: str | None) -> None:

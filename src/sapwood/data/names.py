@@ -11,8 +11,8 @@ from sapwood.errors import DataError
 _NEVER = {"Cc", "Cs", "Zl", "Zp"}  # control characters, bytes that are not UTF-8, line and paragraph separators
 
 
-def class_name(text: str, where: str) -> str:
-    """``text`` in Unicode's composed form (NFC), if it can be the name of a class.
+def class_name(text: str, where: str, kind: str = "class") -> str:
+    """``text`` in Unicode's composed form (NFC), if it can be the name of a class (or of another ``kind`` of thing).
 
     macOS stores decomposed names; without one common form the same folder would be another class there.
 
@@ -33,7 +33,7 @@ def class_name(text: str, where: str) -> str:
     elif any(unicodedata.category(mark) in _NEVER for mark in name):
         fault = "it holds a control character or is not UTF-8"
     if fault:
-        raise DataError(f"{shown(where)}: '{shown(text)}' cannot be the name of a class ({fault}); rename it")
+        raise DataError(f"{shown(where)}: '{shown(text)}' cannot be the name of a {kind} ({fault}); rename it")
     return name
 
 

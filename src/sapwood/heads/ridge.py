@@ -149,13 +149,14 @@ class RidgeHead(Head):
         return Features(exact(x), y.to(exact(x[:0]).device))
 
     def _strength(self) -> float:
-        if self.strength is None:
-            self.strength = (self.gram.diagonal().mean().item()) or 1.0
-        return self.strength
+        return self.strength or self.gram.diagonal().mean().item() or 1.0
 
     def _choose(self, train: Features, held: Features | None) -> dict[str, Any]:
         """Set the strength from this round alone; without held-out pictures also the temperature."""
         present, local = torch.unique(train.y, return_inverse=True)
+        if len(present) < 2 and self.config.strength is None:
+            # A target that never changes says nothing of the strength: the errors would be rounding noise.
+            return {"held_out": "nothing: a round of one class cannot tell strengths apart"}
         target = one_hot(local, len(present))
         if held is not None:
             if self.config.strength is None:

@@ -46,8 +46,9 @@ class EwcConfig:
 class ElasticWeightConsolidation(Objective):
     """Holds each parameter near its value after earlier rounds, by how much their loss depended on it.
 
-    Rounds are merged as F <- a F_old + (1 - a) F_new with a = old classes / all classes; rows of the head that did not
-    exist before keep F_new. The anchor is the latest value.
+    Rounds are merged as F <- a F_old + (1 - a) F_new with a = old classes / (old + new classes), a round without new
+    classes counting its own as new; rows of the head that did not exist before keep F_new. The anchor is the latest
+    value.
     """
 
     Config = EwcConfig
@@ -82,7 +83,8 @@ class ElasticWeightConsolidation(Objective):
                 yield self.loss(logits, batch.targets.to(logits.device), None, task)
 
         new = fisher_diagonal(losses(), parameters, config.fisher_clip)
-        self.fisher = merge_fisher(self.fisher, new, self.classes / classes)
+        brought = len(task.new) or len(task.annotated)  # a round of known classes counts too
+        self.fisher = merge_fisher(self.fisher, new, self.classes / (self.classes + brought))
         self.anchor |= {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self.classes = classes
 

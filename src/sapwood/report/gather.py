@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sapwood.data.names import shown
 from sapwood.functional import metrics
 from sapwood.report.content import ReportData, ReportTask, Sample
 from sapwood.report.markup import THUMBNAIL, size
@@ -40,7 +41,7 @@ def gather(learner: Learner, data: Any = None, *, samples: int = 24, skip_bad: b
         classes=learner.classes_,
         tasks=tasks,
         accuracy=tuple(tuple(row) for row in learner.accuracy_),
-        numbers=_numbers(learner.accuracy_, [len(task.classes) for task in tasks]),
+        numbers=_numbers(_tested(record), [len(task.classes) for task in tasks]),
         samples=() if data is None else _samples(learner, data, samples, skip_bad),
         costs=_costs(record),
         settings=_settings(record),
@@ -58,6 +59,12 @@ def _task(task: Mapping[str, Any], source: str, files: Mapping[str, Mapping[str,
         bytes=stored,
         measured_on="validation" if source == "validation" else "test",
     )
+
+
+def _tested(record: Mapping[str, Any]) -> list[list[float | None]]:
+    """The matrix without rows of validation pictures: a difference of two kinds of pictures measures nothing."""
+    rows = zip(record["accuracy"], record["accuracy_on"], strict=True)
+    return [list(row) if source == "test" else [None] * len(row) for row, source in rows]
 
 
 def _numbers(rows: Sequence[Sequence[float | None]], weights: Sequence[int]) -> dict[str, float | None]:
@@ -126,7 +133,7 @@ def _short(name: str) -> str:
     >>> _short("private/2026/birds/owl/1.jpg")
     'birds/owl/1.jpg'
     """
-    return "/".join(Path(name).parts[-3:])
+    return shown("/".join(Path(name).parts[-3:]))
 
 
 def spread(labels: Sequence[str | None], count: int) -> list[int]:

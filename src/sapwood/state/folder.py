@@ -47,6 +47,7 @@ class State:
     def __init__(self, path: Path, version: Version) -> None:
         self.path = path
         self.version = version
+        self.made_folder = False
         self._lock = WriterLock(path)
 
     @staticmethod
@@ -63,13 +64,16 @@ class State:
         """
         root = Path(path)
         refuse_foreign(root)
+        there = root.is_dir()
         with writing(root):
             make_folder(root)
         lock = WriterLock(root)
         with lock.hold():
             refuse_foreign(root)  # once more: somebody may have been faster
             sweep(root, [])
-            return cls(root, publish(root, None, record, {}, {}, parent=None, note="created"))
+            state = cls(root, publish(root, None, record, {}, {}, parent=None, note="created"))
+        state.made_folder = not there
+        return state
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> State:
@@ -186,7 +190,7 @@ class State:
         return self._publish(earlier.record, earlier.record["files"], {}, earlier.record.get("parent"), note)
 
     def abandon(self) -> None:
-        """Remove a state that was only created: it goes with its folder, unless other files are in there.
+        """Remove a state that was only created; its folder goes too if ``create`` made it and nothing else is in it.
 
         Raises:
             StateError: it has gone on from its first version, which may hold something worth keeping.
@@ -199,7 +203,8 @@ class State:
                 (self.path / POINTER).unlink()  # from here on it is no state any more
             discard(version_path(self.path, self.version.id))
         discard(self.path / LOCK)
-        for folder in (version_path(self.path, self.version.id).parent, self.path):
+        folders = [version_path(self.path, self.version.id).parent, *([self.path] if self.made_folder else [])]
+        for folder in folders:
             with suppress(OSError):  # not empty
                 folder.rmdir()
 
