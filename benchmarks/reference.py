@@ -75,8 +75,8 @@ def table(folder: Path) -> str:
         found.setdefault((row["method"], row["backbone"]), []).append(row)
     order = {key: index for index, key in enumerate((method, backbone) for method, backbone, _ in runs(1))}
     lines = [
-        "| method | weights | Last-Acc % | Inc-Acc % | forgetting | trained parameters | MB kept | train s | seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | weights | Last-Acc % | Inc-Acc % | forgetting | trained parameters | MB kept | seeds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for (method, backbone), rows in sorted(found.items(), key=lambda item: order.get(item[0], len(order))):
         cells = [
@@ -87,7 +87,6 @@ def table(folder: Path) -> str:
             _spread([row["forgetting"] for row in rows]) if not method.startswith("joint") else "–",
             f"{rows[0]['trainable_parameters']:,}",
             f"{rows[0]['bytes'] / 1e6:.1f}",
-            f"{statistics.median(row['train_seconds'] for row in rows):.0f}",
             ", ".join(str(row["seed"]) for row in rows),
         ]
         lines.append(f"| {' | '.join(cells)} |")
