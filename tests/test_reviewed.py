@@ -26,6 +26,8 @@ class Raising(Progress):
 
     def start(self, what: str, total: int, done: int = 0) -> None:
         self.what = what
+        if what == "training":
+            self.resumed_at = done
 
     def advance(self, units: int, **facts: float) -> None:
         if self.what == "training":
@@ -53,6 +55,7 @@ def test_measuring_does_not_end_a_half_learned_round(tmp_path: Path, picture_fol
     learner.learn(second, task="two", progress=listener)
     assert learner.classes_ == ("ant", "bee", "cat", "dog")
     assert not any("already committed" in note for note in listener.notes)
+    assert listener.resumed_at == 2  # from the checkpoint, not from the beginning
 
 
 def test_a_round_that_was_committed_is_not_learned_twice(
