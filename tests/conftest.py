@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -119,3 +120,79 @@ def picture_folder(tmp_path: Path) -> PictureFolder:
         return folder
 
     return make
+
+
+class MaskFolder(Protocol):
+    """Makes a folder of images/, masks/ and classes.json, and gives its path."""
+
+    def __call__(
+        self,
+        classes: Iterable[str] | Mapping[str, int],
+        count: int = 6,
+        *,
+        also: Iterable[str] = (),
+        name: str = "masks",
+        size: tuple[int, int] | Sequence[tuple[int, int]] = (28, 42),
+        values: Mapping[str, int] | None = None,
+        seed: int = 0,
+    ) -> Path: ...
+
+
+@pytest.fixture
+def mask_folder(tmp_path: Path) -> MaskFolder:
+    """Factory of folders of pictures with masks below ``tmp_path``: ``mask_folder(["road", "car"], 6)``.
+
+    A picture is cut into 2 x 3 cells; each class (at most five) has its stripes (``pattern``) in one of them or more, the
+    rest, at least one cell, is grey.
+
+    - classes: names that the masks label, in all ``count`` pictures, or ``{"road": 6, "car": 2}``, in the first so many.
+    - also: classes whose stripes are in every picture, while the masks call them background.
+    - size: (height, width) of the pictures, or several that take turns.
+    - values: of the classes in the masks; by default 1, 2, … in the order of ``classes``.
+
+    The same arguments give the same bytes; another ``seed`` gives other pictures of the same classes (a test set).
+    """
+
+    def make(
+        classes: Iterable[str] | Mapping[str, int],
+        count: int = 6,
+        *,
+        also: Iterable[str] = (),
+        name: str = "masks",
+        size: tuple[int, int] | Sequence[tuple[int, int]] = (28, 42),
+        values: Mapping[str, int] | None = None,
+        seed: int = 0,
+    ) -> Path:
+        counts = dict(classes) if isinstance(classes, Mapping) else dict.fromkeys(classes, count)
+        legend = dict(values or {label: value for value, label in enumerate(counts, 1)})
+        sizes = [size] if isinstance(size[0], int) else list(size)
+        folder = tmp_path / name
+        for part in ("images", "masks"):
+            (folder / part).mkdir(parents=True)
+        for index in range(max(count, *counts.values())):
+            shown = [label for label, most in counts.items() if index < most] + list(also)
+            picture, mask = _scene(shown, legend, index, sizes[index % len(sizes)], seed)
+            Image.fromarray(picture).save(folder / "images" / f"{index:03d}.png")
+            Image.fromarray(mask).save(folder / "masks" / f"{index:03d}.png")
+        (folder / "classes.json").write_text(json.dumps({"background": 0, **legend}))
+        return folder
+
+    return make
+
+
+def _scene(
+    shown: Sequence[str], legend: Mapping[str, int], index: int, size: tuple[int, int], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Picture ``index`` (uint8 [H, W, 3]) and its mask (uint8 [H, W])."""
+    random = np.random.default_rng([seed, index, len(shown)])
+    height, width = size
+    cells = (np.arange(height) * 2 // height)[:, None] * 3 + np.arange(width) * 3 // width
+    owners = random.permutation([-1, *range(len(shown)), *random.integers(-1, len(shown), 5 - len(shown))])
+    picture = np.clip(random.normal(128, 6, (height, width, 3)), 0, 255).round().astype(np.uint8)
+    mask = np.zeros(size, np.uint8)
+    for cell, owner in enumerate(owners):
+        if owner >= 0:
+            stripes = pattern(shown[owner], index, max(size), seed)[:height, :width]
+            picture[cells == cell] = stripes[cells == cell]
+            mask[cells == cell] = legend.get(shown[owner], 0)
+    return picture, mask

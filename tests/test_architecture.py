@@ -25,7 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"adapters", "heads", "objectives"}),
     frozenset({"network", "methods"}),
     frozenset({"assembly", "export", "feeds", "training"}),
-    frozenset({"costs", "evaluation", "history", "learner", "rounds"}),
+    frozenset({"costs", "evaluation", "fitting", "history", "kinds", "learner", "mask_evaluation", "rounds"}),
     frozenset({"bench", "report", "serve"}),
     frozenset({"cli"}),
     frozenset({"__init__", "__main__"}),

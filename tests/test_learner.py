@@ -22,7 +22,6 @@ from sapwood.errors import ConfigError, DataError, StateError, UnknownName
 from sapwood.feeds import PictureFeed
 from sapwood.learner import Learner
 from sapwood.progress import Progress
-from sapwood.rounds import prepare
 
 pytestmark = pytest.mark.usefixtures("settled")
 
@@ -310,8 +309,8 @@ def test_the_estimate_counts_what_trains(tmp_path: Path, picture_folder: Folders
     for method in ("ncm", "seq-lora", "full-finetune"):
         learner = create(tmp_path / method, method)
         store = learner._store(learner_module.read_data(data), False, Progress(), 0)
-        round_ = prepare(store, (), 0, "first", 0, 0.0)
-        found[method] = estimate_round(learner.network, learner._training(FAST), round_, 28)
+        round_ = learner.kind.prepare(store, (), 0, "first", 0, 0.0, 28)
+        found[method] = estimate_round(learner.network, learner._training(FAST), round_)
     assert found["ncm"].memory < found["seq-lora"].memory < found["full-finetune"].memory
     assert all(estimate.seconds > 0 for estimate in found.values())
     assert str(found["ncm"]).startswith("about ")

@@ -29,11 +29,14 @@ def commands() -> list[str]:
 
 
 @pytest.fixture
-def folders(tmp_path: Path, picture_folder: Callable[..., Path]) -> Path:
-    """What a reader of the README has: two months of pictures, and a test set of both."""
+def folders(tmp_path: Path, picture_folder: Callable[..., Path], mask_folder: Callable[..., Path]) -> Path:
+    """What a reader of the README has: two months of pictures, two days of masks, and a test set of each."""
     picture_folder(["kestrel", "falcon"], 12, name="march")
     picture_folder(["robin", "wren"], 12, name="april")
     picture_folder(["kestrel", "falcon", "robin", "wren"], 2, name="testset", seed=1)
+    mask_folder(["road", "sky"], 10, name="monday")
+    mask_folder(["car", "tree"], 10, name="tuesday")
+    mask_folder(["road", "sky", "car", "tree"], 3, name="streets", seed=1)
     return tmp_path
 
 

@@ -25,7 +25,8 @@ from sapwood.heads import HEADS
 from sapwood.network import Network
 from sapwood.objectives import OBJECTIVES
 from sapwood.progress import Progress
-from sapwood.rounds import Round, learn_round, prepare
+from sapwood.kinds import KINDS, Round
+from sapwood.rounds import learn_round
 from sapwood.settings import TrainingConfig
 from sapwood.training import Stop, build_optimizer, schedule_factor, stop_on_signals
 
@@ -108,7 +109,6 @@ class Bench:
             self.objective,
             data,
             config,
-            image_size=SIZE,
             checkpoints=kept or Kept(),
             progress=StopAfter(stop, stop_after),
             stop=stop,
@@ -117,7 +117,9 @@ class Bench:
         return facts
 
     def round(self, classes: str, config: TrainingConfig) -> Round:
-        return prepare(store(classes), self.names, self.rounds, f"round {self.rounds}", 0, config.validation)
+        return KINDS["classification"].prepare(
+            store(classes), self.names, self.rounds, f"round {self.rounds}", 0, config.validation, SIZE
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self.network.trainable().items()}
@@ -260,7 +262,7 @@ def test_training_sees_the_training_pictures_and_no_others(monkeypatch: pytest.M
     """What the loss is computed on, by content: every training picture once an epoch, never a validation picture."""
     bench, config = Bench(), with_(validation=0.2, epochs=2)
     many = store("ab", 10)
-    data = prepare(many, (), 0, "first", 0, config.validation)
+    data = KINDS["classification"].prepare(many, (), 0, "first", 0, config.validation, SIZE)
     assert len(data.held) == 4
     seen: list[str] = []
     looked_at: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,16 +25,22 @@ from sapwood.task import Snapshot
 Overrides = Mapping[str, Mapping[str, Any]]
 
 
-def merge_settings(method: Method, *layers: Overrides) -> dict[str, dict[str, Any]]:
-    """All settings of a method, later layers over earlier ones, checked and complete."""
-    types = {
-        "adapter": ADAPTERS[method.adapter].Config,
-        "objective": OBJECTIVES[method.objective].Config,
-        "head": HEADS[method.head].Config,
+def config_types(parts: Mapping[str, str]) -> dict[str, type]:
+    """The settings of each part, and of training."""
+    head = HEADS[parts["head"]]
+    return {
+        "adapter": ADAPTERS[parts["adapter"]].Config,
+        "objective": OBJECTIVES[parts["objective"]].config_type(head.kind),
+        "head": head.Config,
         "training": TrainingConfig,
     }
+
+
+def merge_settings(method: Method, *layers: Overrides) -> dict[str, dict[str, Any]]:
+    """All settings of a method, later layers over earlier ones, checked and complete."""
+    parts = {"adapter": method.adapter, "objective": method.objective, "head": method.head}
     merged: dict[str, dict[str, Any]] = {}
-    for part, config_type in types.items():
+    for part, config_type in config_types(parts).items():
         values: dict[str, Any] = {}
         for layer in (method.settings, *layers):
             values |= layer.get(part, {})
@@ -42,16 +48,18 @@ def merge_settings(method: Method, *layers: Overrides) -> dict[str, dict[str, An
     return merged
 
 
-def new_record(backbone: Backbone, method: Method, image_size: int, seed: int, overrides: Overrides) -> dict[str, Any]:
+def new_record(
+    backbone: Backbone, method: Method, image_size: int | Sequence[int], seed: int, overrides: Overrides
+) -> dict[str, Any]:
     """The record of a state that has learned nothing yet."""
     if method.all_data:
         raise ConfigError(
             f"method {method.name!r} needs the pictures of all rounds at once; it runs only in benchmarks"
         )
     return {
-        "kind": "classification",
+        "kind": method.kind,
         "backbone": asdict(backbone.info),
-        "image_size": image_size,
+        "image_size": image_size if isinstance(image_size, int) else list(image_size),
         "method": method.name,
         "parts": {"adapter": method.adapter, "objective": method.objective, "head": method.head},
         "settings": merge_settings(method, overrides),
@@ -84,11 +92,12 @@ def assemble(
             f"the state was made with {info['name']} of sha256 {info['sha256'][:12]}, but the weights found now have "
             f"{backbone.info.sha256[:12]}; put the original weights back"
         )
-    adapter_type, head_type = ADAPTERS[parts["adapter"]], HEADS[parts["head"]]
-    adapter = adapter_type(build(adapter_type.Config, settings["adapter"], "adapter"), backbone.sites, backbone.info)
-    head = head_type(build(head_type.Config, settings["head"], "head"), backbone.info.dim)
-    objective_type = OBJECTIVES[parts["objective"]]
-    objective = objective_type(build(objective_type.Config, settings["objective"], "objective"))
+    configs: dict[str, Any] = {
+        part: build(config, settings[part], part) for part, config in config_types(parts).items()
+    }
+    adapter = ADAPTERS[parts["adapter"]](configs["adapter"], backbone.sites, backbone.info)
+    head = HEADS[parts["head"]](configs["head"], backbone.info.dim)
+    objective = OBJECTIVES[parts["objective"]](configs["objective"])
     network = Network(backbone, adapter, head)
     tasks = record["tasks"]
     if tasks and state is not None:

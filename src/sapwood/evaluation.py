@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sapwood.data.store import PictureStore
 from sapwood.feeds import extract, passes
+from sapwood.heads.base import PooledHead
 from sapwood.network import Network
 from sapwood.progress import Progress
 
@@ -118,8 +119,10 @@ def predict_logits(
     options: dict[str, Any] = {"image_size": image_size, "batch_size": _BATCH, "what": "predicting", "check": check}
     if network.memory is not None and not network.adapter.moves:
         features = extract(network, store, progress=progress, **options)
+        head = network.head
+        assert isinstance(head, PooledHead)
         with torch.no_grad():
-            return network.head.logits(features.to(network.device)).cpu()
+            return head.logits(features.to(network.device)).cpu()
     return passes(network, store, [network.predict], progress=progress, **options)[0]
 
 

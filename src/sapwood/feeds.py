@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
@@ -12,13 +13,16 @@ from torch import Tensor
 
 from sapwood.backbones.base import Tokens
 from sapwood.data.loader import Batch, Views, batches, epoch_order
+from sapwood.data.mask_store import MaskStore
+from sapwood.data.mask_views import MaskBatch, MaskViews, mask_batches
 from sapwood.data.store import PictureStore
-from sapwood.network import Network, Teacher
+from sapwood.network import Network, Teacher, outputs_of
+from sapwood.objectives.base import Outputs
 from sapwood.progress import Progress
 
 
 class Feed(Protocol):
-    """Batches of a round, and how a network turns one into logits."""
+    """Batches of a round, and what networks make of one; a batch has ``targets``."""
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -26,23 +30,58 @@ class Feed(Protocol):
     def batches(self, epoch: int, start: int, size: int | None = None) -> Iterable[Any]:
         """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
 
-    def logits(self, model: Any, batch: Any) -> Tensor:
-        """Training logits [B, K]."""
-
-    def teacher_logits(self, teacher: Teacher, batch: Any) -> Tensor:
-        """The teacher's logits [B, K_old] on the same views."""
+    def forward(self, model: Any, teacher: Teacher | None, batch: Any) -> tuple[Outputs, Outputs | None]:
+        """What the network in training says of a batch, and what its teacher says of the same views."""
 
 
-class PictureFeed:
-    """Pictures through the whole network, with a fresh view of each in every epoch."""
+class ViewFeed(ABC):
+    """Views through the whole network, fresh ones in every epoch.
 
-    def __init__(self, store: PictureStore, targets: Tensor, views: Views, batch_size: int, workers: int) -> None:
-        self.store, self.targets, self.views = store, targets, views
-        self.batch_size, self.workers = batch_size, workers
+    Args:
+        count: pictures an epoch.
+        batch_size: pictures a batch.
+        stays: the round leaves the backbone as it is, so that network and teacher share one forward of it.
+    """
+
+    def __init__(self, count: int, batch_size: int, *, stays: bool = False) -> None:
+        self.count, self.batch_size, self.stays = count, batch_size, stays
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return math.ceil(len(self.store) / self.batch_size)
+        return math.ceil(self.count / self.batch_size)
+
+    @abstractmethod
+    def batches(self, epoch: int, start: int, size: int | None = None) -> Iterable[Any]:
+        """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
+
+    def forward(self, model: Any, teacher: Teacher | None, batch: Any) -> tuple[Outputs, Outputs | None]:
+        """What the network in training says of a batch, and what its teacher says of the same views."""
+        if not self.stays:
+            # The teacher first: without a graph it leaves no memory behind when the student's is built.
+            told = teacher(batch.images) if teacher is not None else None
+            return model(batch.images), told
+        with torch.no_grad():
+            tokens, _ = model.tokens(batch.images)
+        size = batch.images.shape[1:3]
+        told = teacher.from_tokens(tokens, size) if teacher is not None else None
+        return outputs_of(model.head, tokens, size), told
+
+
+class PictureFeed(ViewFeed):
+    """Pictures with one class each."""
+
+    def __init__(
+        self,
+        store: PictureStore,
+        targets: Tensor,
+        views: Views,
+        batch_size: int,
+        workers: int,
+        *,
+        stays: bool = False,
+    ) -> None:
+        super().__init__(len(store), batch_size, stays=stays)
+        self.store, self.targets, self.views, self.workers = store, targets, views, workers
 
     def batches(self, epoch: int, start: int, size: int | None = None) -> Iterable[Batch]:
         """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
@@ -57,13 +96,27 @@ class PictureFeed:
             workers=self.workers,
         )
 
-    def logits(self, model: Any, batch: Batch) -> Tensor:
-        """Training logits [B, K]."""
-        return model(batch.images)
 
-    def teacher_logits(self, teacher: Teacher, batch: Batch) -> Tensor:
-        """The teacher's logits [B, K_old] on the same views."""
-        return teacher(batch.images)
+class MaskFeed(ViewFeed):
+    """Pictures with a mask each."""
+
+    def __init__(
+        self, store: MaskStore, views: MaskViews, batch_size: int, workers: int, *, stays: bool = False
+    ) -> None:
+        super().__init__(len(store), batch_size, stays=stays)
+        self.store, self.views, self.workers = store, views, workers
+
+    def batches(self, epoch: int, start: int, size: int | None = None) -> Iterable[MaskBatch]:
+        """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
+        order = epoch_order(len(self.store), self.views.seed, self.views.task, epoch)
+        return mask_batches(
+            self.store,
+            replace(self.views, epoch=epoch),
+            batch_size=size or self.batch_size,
+            order=order.tolist(),
+            start=start,
+            workers=self.workers,
+        )
 
 
 class FeatureBatch(NamedTuple):
@@ -90,13 +143,11 @@ class FeatureFeed:
         for chosen in order.split(size or self.batch_size)[start:]:
             yield FeatureBatch(self.features[chosen], self.targets[chosen])
 
-    def logits(self, model: Any, batch: FeatureBatch) -> Tensor:
-        """Training logits [B, K]."""
-        return model.head.training_logits(as_tokens(batch.features.to(model.device)))
-
-    def teacher_logits(self, teacher: Teacher, batch: FeatureBatch) -> Tensor:
-        """The teacher's logits [B, K_old] on the same features."""
-        return teacher.from_tokens(as_tokens(batch.features.to(teacher.network.device)))
+    def forward(self, model: Any, teacher: Teacher | None, batch: FeatureBatch) -> tuple[Outputs, Outputs | None]:
+        """What head and teacher say of the same features."""
+        tokens = as_tokens(batch.features.to(model.device))
+        told = teacher.from_tokens(tokens, ()) if teacher is not None else None
+        return outputs_of(model.head, tokens, ()), told
 
 
 def as_tokens(features: Tensor) -> Tokens:

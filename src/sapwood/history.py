@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from sapwood.assembly import write_parts
-from sapwood.costs import stored_bytes
-from sapwood.evaluation import task_cells
+from sapwood.costs import seconds_per_picture, stored_bytes
+from sapwood.kinds import KINDS, Round
 from sapwood.network import Network
 from sapwood.objectives.base import Objective
-from sapwood.rounds import Round
 from sapwood.settings import TrainingConfig, plain
 from sapwood.state import State
 
@@ -38,6 +37,7 @@ def commit_round(
     folder = state.free_task_folder(round_.task.index + 1, round_.task.name)
     facts = {
         **learned,
+        "seconds_per_picture": seconds_per_picture(network, round_.size),
         "precision": network.precision,
         "folder": folder,
         "parts": parts,
@@ -65,7 +65,7 @@ def after_round(
         "folder": facts["folder"],
         "classes": [round_.names[index] for index in task.new],
         "annotated": [round_.names[index] for index in task.annotated],
-        "images": len(round_.train) + len(round_.held),
+        "images": len(round_),
         "validation_images": len(round_.held),
         "seed": task.seed,
         "seconds": facts["seconds"],
@@ -73,6 +73,7 @@ def after_round(
         "validation_accuracy": facts["validation_accuracy"],
         "declared_bytes": facts["declared_bytes"],
         "peak_memory": peak_memory(),
+        "seconds_per_picture": facts["seconds_per_picture"],
         "parts": facts["parts"],
         "head_fit": {key: value for key, value in facts["head"].items() if isinstance(value, int | float | str)},
         "device": str(device),
@@ -81,8 +82,10 @@ def after_round(
         "libraries": libraries(),
     }
     tasks = [*record["tasks"], entry]
+    kind = KINDS[record["kind"]]
     if confusion is not None:
-        row, source = task_cells(confusion, round_.names, tasks), "test"
+        row, source = kind.cells(confusion, round_.names, tasks), "test"
+        entry["measured"] = kind.summary(confusion, round_.names, tasks)
     else:
         row, source = [None] * len(tasks), "validation"
         row[-1] = facts["validation_accuracy"]
@@ -105,10 +108,13 @@ def after_measuring(record: Mapping[str, Any], names: tuple[str, ...], confusion
     row = list(record["accuracy"][-1])
     if record["accuracy_on"][-1] == "validation":
         row = [None] * len(row)
-    for index, cell in enumerate(task_cells(confusion, names, record["tasks"])):
+    kind, tasks = KINDS[record["kind"]], list(record["tasks"])
+    for index, cell in enumerate(kind.cells(confusion, names, tasks)):
         row[index] = row[index] if cell is None else cell
+    tasks[-1] = {**tasks[-1], "measured": kind.summary(confusion, names, tasks)}
     return {
         **record,
+        "tasks": tasks,
         "accuracy": [*record["accuracy"][:-1], row],
         "accuracy_on": [*record["accuracy_on"][:-1], "test"],
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -19,25 +20,20 @@ from sapwood.assembly import (
 )
 from sapwood.backbones import create_backbone, resolve_default
 from sapwood.costs import estimate_round
-from sapwood.data.given import as_pictures, read_test_data
+from sapwood.data.given import as_pictures
 from sapwood.data.names import class_name
-from sapwood.data.pictures import Pictures
-from sapwood.data.sources import read_data
-from sapwood.data.store import PictureStore
 from sapwood.errors import ConfigError, DataError
-from sapwood.evaluation import Evaluation, Prediction, count_confusion, evaluate_counts, name_pictures
 from sapwood.history import after_measuring, commit_round
+from sapwood.kinds import KINDS, Kind, kind_of
+from sapwood.kinds.base import Size, task_names
 from sapwood.methods import find_method
 from sapwood.network import Network
 from sapwood.objectives.base import Objective
 from sapwood.progress import Progress
-from sapwood.rounds import begin, learn_round, plan_of, prepare
+from sapwood.rounds import begin, learn_round, plan_of
 from sapwood.settings import TrainingConfig, build, plain
 from sapwood.state import State, Version
 from sapwood.training import stop_on_signals
-
-DEFAULT_METHOD = "ranpac"
-_HEADROOM = 1.25
 
 
 class Learner:
@@ -68,23 +64,35 @@ class Learner:
         path: str | PathLike[str],
         *,
         backbone: str | None = None,
-        method: str = DEFAULT_METHOD,
+        method: str | None = None,
         head: str | None = None,
-        image_size: int | None = None,
+        kind: str | None = None,
+        image_size: Size | None = None,
         seed: int = 0,
         settings: Overrides | None = None,
         device: str | torch.device | None = None,
     ) -> Learner:
         """Make a state folder that has learned nothing yet.
 
+        Args:
+            path: of the folder.
+            backbone: by name.
+            method: a recipe or composition; by default the one that suits the kind of task.
+            head: instead of the method's.
+            kind: ``classification`` or ``segmentation``; by default what the method is made for.
+            image_size: pixels of a view: a side, or (height, width) for masks.
+            seed: of everything that is drawn.
+            settings: per part.
+            device: where to compute.
+
         Raises:
             UsageError: an unknown name or setting, or a folder that holds other things.
         """
-        recipe = find_method(method, head)
+        recipe = find_method(method or KINDS[kind or "classification"].default_method, head, kind)
         merge_settings(recipe, settings or {})
         made = create_backbone(backbone or resolve_default(), image_size)
-        record = new_record(made, recipe, image_size or made.info.image_size, seed, settings or {})
-        return cls(State.create(path, record), device)
+        size = KINDS[recipe.kind].view_size(image_size, made.info)
+        return cls(State.create(path, new_record(made, recipe, size, seed, settings or {})), device)
 
     @classmethod
     def open(cls, path: str | PathLike[str], *, device: str | torch.device | None = None) -> Learner:
@@ -99,11 +107,16 @@ class Learner:
     @property
     def classes_(self) -> tuple[str, ...]:
         """Names of the classes in learning order."""
-        return tuple(entry["name"] for entry in self.record["classes"])
+        return task_names(self.record)
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of task the state learns."""
+        return KINDS[self.record["kind"]]
 
     @property
     def accuracy_(self) -> list[list[float | None]]:
-        """accuracy[i][j]: fraction right on round j's classes after round i; None where it was not measured."""
+        """accuracy[i][j]: accuracy (of masks: mean IoU) on round j's classes after round i; None if not measured."""
         return [list(row) for row in self.record["accuracy"]]
 
     @property
@@ -118,6 +131,7 @@ class Learner:
         task: str | None = None,
         test: Any = None,
         training: Mapping[str, Any] | None = None,
+        unlabelled: str = "background",
         skip_bad: bool = False,
         restart: bool = False,
         progress: Progress | None = None,
@@ -128,10 +142,12 @@ class Learner:
         options, and ends with the same tensors.
 
         Args:
-            data: class folder, CSV, saved data set, ``Pictures`` or pairs (picture, class name).
+            data: class folder, CSV, saved data set, ``Pictures`` or pairs (picture, class name); of a segmentation a
+                folder of pictures and masks, or ``MaskedPictures``.
             task: name of the round.
             test: labelled pictures of any known classes, measured after training; they choose nothing.
             training: fields of ``TrainingConfig`` for this and later rounds.
+            unlabelled: of masks: what belongs to none of their classes is ``background``, or to be ``ignore``-d.
             skip_bad: leave unreadable pictures out instead of stopping.
             restart: throw a half-learned round away.
             progress: listens to what happens.
@@ -144,20 +160,22 @@ class Learner:
         config = self._training(training or {})
         tasks = self.record["tasks"]
         name = f"task-{len(tasks) + 1}" if task is None else class_name(task, "--task", "round")
-        store = self._store(read_data(data), skip_bad, progress, config.workers)
-        tested = None if test is None else self._store(read_test_data(test), skip_bad, progress, config.workers)
-        round_ = prepare(store, self.classes_, len(tasks), name, self.record["seed"], config.validation)
-        if len(round_.names) < 2:
-            progress.note("only one class is known so far; every picture will be called by it until there is a second")
-        for label in store.pictures.classes:
-            if store.pictures.labels.count(label) == 1:
-                progress.note(f"class {label!r} has a single picture; more would help")
-        if tested is not None:
-            self._known_only(tested, round_.names)
-            if shared := len(set(store.sha256) & set(tested.sha256)):
-                progress.note(
-                    f"{shared} of the test pictures are among the training pictures: their accuracy is too high"
-                )
+        self._fits(data)
+        size, info, seed = self.record["image_size"], self.record["backbone"], self.record["seed"]
+        load = partial(self.kind.load, size=size, progress=progress, skip_bad=skip_bad, workers=config.workers)
+        store = load(self.kind.read(data, unlabelled=unlabelled))
+        tests = None if test is None else load(self.kind.read_tests(test))
+        known, held = self.classes_, config.validation
+        round_ = self.kind.prepare(
+            store, known, len(tasks), name, seed, held, size, info.get("stride") or info["patch"]
+        )
+        remarks = round_.remarks()
+        if tests is not None:
+            remarks += self.kind.check_tests(tests, round_.names)
+            if shared := len(set(store.sha256) & set(tests.sha256)):
+                remarks.append(f"{shared} of the test pictures are among the training pictures: they measure too much")
+        for remark in remarks:
+            progress.note(remark)
 
         with self.state.writer(), stop_on_signals() as stop:
             network, objective = self._load(config)  # first: what cannot be loaded must not leave a plan behind
@@ -166,53 +184,74 @@ class Learner:
                 return self
             self._parts = None  # what follows changes them; only a commit makes them the current version's
             network.unmerge()
-            progress.note(f"estimate: {estimate_round(network, config, round_, self.record['image_size'])}")
+            progress.note(f"estimate: {estimate_round(network, config, round_)}")
             learned = learn_round(
-                network,
-                objective,
-                round_,
-                config,
-                image_size=self.record["image_size"],
-                checkpoints=self.state.training,
-                progress=progress,
-                stop=stop,
+                network, objective, round_, config, checkpoints=self.state.training, progress=progress, stop=stop
             )
             confusion = None
-            if tested is not None:
-                size = self.record["image_size"]
-                confusion = count_confusion(network, tested, round_.names, size, progress, stop.check)
+            if tests is not None:
+                confusion = self.kind.confusion(network, tests, round_.names, size, progress, stop.check)
             commit_round(self.state, network, objective, round_, config, learned, confusion)
             self.state.training.clear()
         self._parts = (network, objective)
         return self
 
-    def predict(
-        self, pictures: Any, *, top: int = 5, skip_bad: bool = False, progress: Progress | None = None
-    ) -> list[Prediction]:
-        """Name the class of each picture, in the order given; no answer depends on another picture.
+    def predict(self, pictures: Any, **options: Any) -> list[Any]:
+        """A ``Prediction`` (or ``MaskPrediction``) of each picture, in the order given; see ``iter_predict``."""
+        return list(self.iter_predict(pictures, **options))
+
+    def iter_predict(
+        self,
+        pictures: Any,
+        *,
+        top: int = 5,
+        tile: bool = False,
+        skip_bad: bool = False,
+        progress: Progress | None = None,
+    ) -> Iterator[Any]:
+        """Name the class of each picture, or draw its mask, one after the other; no answer depends on another picture.
 
         Args:
             pictures: paths of files and folders, or pictures: Pillow images, uint8 arrays [H, W, 3], tensors.
             top: how many classes to list.
+            tile: of masks: cut large pictures into views instead of shrinking them to one.
+            skip_bad: leave unreadable pictures out.
+            progress: listens to what happens.
+        """
+        self._some_classes()
+        options: dict[str, Any] = {"skip_bad": skip_bad, "progress": progress or Progress(), "top": top, "tile": tile}
+        return self.kind.predict(self.network, as_pictures(pictures), self.record, **options)
+
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        record: bool = False,
+        options: Any = None,
+        skip_bad: bool = False,
+        progress: Progress | None = None,
+    ) -> Any:
+        """Measure on labelled pictures of known classes: an ``Evaluation`` or ``MaskEvaluation``.
+
+        Args:
+            data: labelled pictures, or pictures with masks.
+            record: fill the last row of the matrix with the result.
+            options: ``MaskOptions``, for masks.
             skip_bad: leave unreadable pictures out.
             progress: listens to what happens.
         """
         classes = self._some_classes()
-        store = self._store(as_pictures(pictures), skip_bad, progress or Progress(), 0)
-        return name_pictures(self.network, store, classes, self.record["image_size"], top, progress or Progress())
-
-    def evaluate(
-        self, data: Any, *, record: bool = False, skip_bad: bool = False, progress: Progress | None = None
-    ) -> Evaluation:
-        """Measure on labelled pictures of known classes; with ``record`` the last row of the matrix is filled in."""
-        classes = self._some_classes()
-        store = self._store(read_test_data(data), skip_bad, progress or Progress(), 0)
-        self._known_only(store, classes)
+        progress = progress or Progress()
+        self._fits(data)
         size = self.record["image_size"]
-        confusion = count_confusion(self.network, store, classes, size, progress or Progress())
+        tests = self.kind.load(self.kind.read_tests(data), size, progress, skip_bad=skip_bad)
+        for remark in self.kind.check_tests(tests, classes):
+            progress.note(remark)
+        confusion = self.kind.confusion(self.network, tests, classes, size, progress, options=options)
         if record:
-            self._record_row(confusion)
-        return evaluate_counts(confusion, classes, self.record["tasks"], self.state.version.id)
+            with self.state.writer():
+                self.state.commit(after_measuring(self.record, classes, confusion), {}, "evaluate --record")
+        return self.kind.evaluation(confusion, len(tests), self.record, self.state.version.id, options)
 
     def undo(self) -> Version:
         """Go back by one change; the step back is a new version itself."""
@@ -241,31 +280,13 @@ class Learner:
             return training_config(self.record)
         return build(TrainingConfig, {**settings, **overrides}, "training")
 
-    def _store(self, pictures: Pictures, skip_bad: bool, progress: Progress, workers: int) -> PictureStore:
-        if not len(pictures):
-            raise DataError("no pictures were given")
-        shorter = round(self.record["image_size"] * _HEADROOM)
-        progress.start("reading pictures", len(pictures))
-        store = PictureStore(
-            pictures, shorter, skip_bad=skip_bad, workers=workers, progress=lambda done, total: progress.advance(1)
-        )
-        progress.finish()
-        for bad, reason in store.bad:
-            progress.note(f"skipped {bad}: {reason}")
-        return store
+    def _fits(self, data: Any) -> None:
+        if (found := kind_of(data)) is not self.kind:
+            raise DataError(
+                f"{self.state.path} learns {self.kind.name}, but these data are for {found.name}; name another state"
+            )
 
     def _some_classes(self) -> tuple[str, ...]:
         if not self.classes_:
             raise ConfigError(f"{self.state.path} has learned nothing yet; run: sapwood learn {self.state.path} FOLDER")
         return self.classes_
-
-    def _known_only(self, store: PictureStore, classes: Sequence[str]) -> None:
-        unknown = [name for name in store.pictures.classes if name not in classes]
-        if unknown:
-            raise DataError(
-                f"unknown class {', '.join(map(repr, unknown[:5]))} in the test pictures; known: {', '.join(classes)}"
-            )
-
-    def _record_row(self, confusion: Tensor) -> None:
-        with self.state.writer():
-            self.state.commit(after_measuring(self.record, self.classes_, confusion), {}, "evaluate --record")

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sapwood.adapters import ADAPTERS
-from sapwood.errors import UnknownName
+from sapwood.errors import ConfigError, UnknownName
 from sapwood.heads import HEADS
 from sapwood.objectives import OBJECTIVES
 from sapwood.registry import Registry
+
+Settings = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,48 @@ class Method:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     all_data: bool = False
 
+    @property
+    def kind(self) -> str:
+        """The kind of task that its head is made for."""
+        return HEADS[self.head].kind
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of task that it can learn, its own first: a plain gradient head has a twin of the other kind."""
+        plain = self.head in _TWINS.values() and not self.settings.get("head")
+        return tuple(
+            kind
+            for kind in sorted(_TWINS, key=lambda kind: kind != self.kind)
+            if kind in OBJECTIVES[self.objective].kinds and (kind == self.kind or plain)
+        )
+
+    def of_kind(self, kind: str) -> Method:
+        """The same recipe for a kind of task.
+
+        Raises:
+            ConfigError: it cannot learn this kind; the message says why and what can.
+        """
+        if kind == self.kind and kind in self.kinds:
+            return self
+        if kind not in self.kinds:
+            objective = OBJECTIVES[self.objective]
+            part = f"objective {self.objective}" if kind not in objective.kinds else f"head {self.head}"
+            fitting = ", ".join(name for name in METHODS if kind in METHODS[name].kinds and not METHODS[name].all_data)
+            raise ConfigError(f"method {self.name!r} is not for {kind}: its {part} is not. Methods for it: {fitting}")
+        return replace(self, head=_TWINS[kind], settings=_merged(self.settings, _KIND_SETTINGS[kind]))
+
+
+_TWINS = {"classification": "linear", "segmentation": "dense"}
+# A mask holds thousands of targets a picture: fewer pictures a step, more passes over them, a higher rate.
+_KIND_SETTINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "classification": {},
+    "segmentation": {"training": {"epochs": 10, "batch_size": 8, "lr": 1e-3}},
+}
+
+
+def _merged(one: Settings, other: Settings) -> Settings:
+    return {part: {**one.get(part, {}), **other.get(part, {})} for part in (*one, *other)}
+
 
 METHODS: Registry[Method] = Registry("method", "methods")
 
@@ -43,6 +87,8 @@ _RANPAC = {"projection": 2000}
 # Nothing learned before can be hurt in the first round, so the rate is that of joint training.
 _FIRST = {"adapt": "first", "lr": 2e-3}
 _FULL = {"lr": 3e-5, "head_lr": 3e-3}
+_MASKS = _KIND_SETTINGS["segmentation"]
+_CLORA = "CoLLAs 2025, arXiv 2507.19887"
 
 for _method in (
     Method("seq-lora", "lora", "finetune", "linear", "one LoRA, learning on in every round", "arXiv 2106.09685"),
@@ -111,31 +157,65 @@ for _method in (
         settings={"training": {"lr": 3e-5, "head_lr": 1e-3}},
         all_data=True,
     ),
+    Method("clora", "lora", "finetune", "linear", "seq-lora by its segmentation name: CLoRA (FT)", _CLORA),
+    Method("clora+lwf", "lora", "lwf", "linear", "CLoRA with distillation of the old classes", _CLORA),
+    Method("clora+ilt", "lora", "ilt", "dense", "CLoRA with distillation of logits and features", _CLORA, _MASKS),
+    Method("clora+mib", "lora", "mib", "dense", "CLoRA with losses that know of the background shift", _CLORA, _MASKS),
+    Method(
+        "clora-reinit+mib",
+        "lora",
+        "mib",
+        "dense",
+        "as clora+mib, with a fresh LoRA in every round",
+        _CLORA,
+        _merged(_MASKS, {"adapter": {"reinit": True}}),
+    ),
+    Method("frozen+mib", "none", "mib", "dense", "decoder and classifiers learn alone: MiB (TL)", _CLORA, _MASKS),
+    Method(
+        "full+mib",
+        "full",
+        "mib",
+        "dense",
+        "all weights train: MiB itself",
+        "CVPR 2020, arXiv 2002.00718",
+        _merged(_MASKS, {"training": {"lr": 3e-5, "head_lr": 1e-3}}),
+    ),
 ):
     METHODS.add(_method.name, _method)
 
 _ADAPTER_ALIASES = {"seq-lora": "lora", "clora": "lora", "full-finetune": "full", "frozen": "none"}
 
 
-def find_method(name: str, head: str | None = None) -> Method:
+def find_method(name: str, head: str | None = None, kind: str | None = None) -> Method:
     """A recipe by name, or a composition ``ADAPTER+OBJECTIVE`` or ``ADAPTER+slca``, with another head if one is named.
+
+    Args:
+        name: of the recipe, or the composition.
+        head: instead of the recipe's own.
+        kind: of task; None takes the one that head and recipe are made for.
 
     >>> find_method("lora+lwf").objective
     'lwf'
     >>> find_method("none+finetune", head="cosine").head
     'cosine'
+    >>> find_method("clora", kind="segmentation").head
+    'dense'
     >>> find_method("seq-lorra")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
     sapwood.errors.UnknownName: no method 'seq-lorra'. Did you mean 'seq-lora'? Known methods: ...
     """
     method = METHODS[name] if name in METHODS else _compose(name)
-    if head is None or head == method.head:
-        return method
-    HEADS[head]
-    # Settings of another head would not fit this one.
-    settings = {part: values for part, values in method.settings.items() if part != "head"}
-    return replace(method, head=head, settings=settings)
+    if head is not None and kind is not None and HEADS[head].kind != kind:
+        fitting = ", ".join(each for each in HEADS if HEADS[each].kind == kind)
+        raise ConfigError(f"head {head!r} is for {HEADS[head].kind}, not for {kind}. Heads for it: {fitting}")
+    if head is not None and head != method.head:
+        # Settings of another head would not fit this one.
+        settings: Settings = {part: values for part, values in method.settings.items() if part != "head"}
+        if HEADS[head].kind != method.kind:
+            settings = _merged(settings, _KIND_SETTINGS[HEADS[head].kind])
+        method = replace(method, head=head, settings=settings)
+    return method.of_kind(kind or method.kind)
 
 
 def _compose(name: str) -> Method:
@@ -147,8 +227,9 @@ def _compose(name: str) -> Method:
         METHODS[name]
     objective = objectives[0] if objectives else "finetune"
     try:
-        OBJECTIVES[objective]
+        kinds = OBJECTIVES[objective].kinds
     except UnknownName as error:
         raise UnknownName(f"method {name!r}: {error}") from None
-    settings = {"head": _ALIGN} if aligned else {}
-    return Method(name, adapter, objective, "linear", f"{adapter} with {objective}", settings=settings)
+    kind = "classification" if "classification" in kinds else "segmentation"
+    settings = _merged({"head": _ALIGN} if aligned else {}, _KIND_SETTINGS[kind])
+    return Method(name, adapter, objective, _TWINS[kind], f"{adapter} with {objective}", settings=settings)

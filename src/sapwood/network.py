@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from sapwood.adapters.base import Adapter, Context
 from sapwood.backbones.base import Backbone, Site, Tokens
 from sapwood.data.transforms import normalise
+from sapwood.functional.resize import at_size
 from sapwood.heads.base import Head
+from sapwood.objectives.base import Outputs
 
 
 @dataclass
@@ -49,12 +51,11 @@ class AdaptedLinear(nn.Module):
             delta = self.slot.adapter(site, x, self.slot.context)
             if delta is None:
                 continue
+            # In place: the linear layer's backward does not look at its output.
             if site.rows is None:
-                # In place: the linear layer's backward does not look at its output.
                 out += delta
             else:
-                before, after = site.rows[0], self.base.out_features - site.rows[1]
-                out = out + F.pad(delta, (before, after))
+                out[..., site.rows[0] : site.rows[1]] += delta
         return out
 
     def change(self, changes: dict[str, Tensor | None]) -> None:
@@ -164,13 +165,16 @@ class Network(nn.Module):
             self.slot.context = Context()
         return Tokens(tokens.pooled.float(), tokens.patches, tokens.grid, tokens.levels), context
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Training logits [B, K] of pictures uint8 [B, H, W, 3]."""
+    def forward(self, images: Tensor) -> Outputs:
+        """What the loss sees of pictures uint8 [B, H, W, 3]: training logits, a map of them at the pictures' size."""
         tokens, _ = self.tokens(images)
-        return self.head.training_logits(tokens)
+        return outputs_of(self.head, tokens, images.shape[1:3])
 
     def predict(self, images: Tensor) -> Tensor:
-        """Prediction logits [B, K] of pictures uint8 [B, H, W, 3]; no row depends on another."""
+        """Prediction logits of pictures uint8 [B, H, W, 3], [B, K] or a map [B, K, h, w] on the head's own grid.
+
+        No row depends on another.
+        """
         tokens, context = self.tokens(images)
         return self.adapter.calibrate(self.head(tokens), context)
 
@@ -225,8 +229,8 @@ class Teacher:
         self.network_is_copy = self.network is not network
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Training logits [B, K_old] of pictures uint8 [B, H, W, 3]."""
+    def __call__(self, images: Tensor) -> Outputs:
+        """What the teacher says of pictures uint8 [B, H, W, 3]; its logits have its own number of classes."""
         slot = self.network.slot
         student = slot.adapter
         slot.adapter = self.adapter
@@ -234,9 +238,15 @@ class Teacher:
             tokens, _ = self.network.tokens(images)
         finally:
             slot.adapter = student
-        return self.from_tokens(tokens)
+        return self.from_tokens(tokens, images.shape[1:3])
 
     @torch.no_grad()
-    def from_tokens(self, tokens: Tokens) -> Tensor:
-        """Training logits [B, K_old] of tokens that are the teacher's own too (a backbone that stays)."""
-        return self.head.training_logits(tokens)
+    def from_tokens(self, tokens: Tokens, size: Sequence[int]) -> Outputs:
+        """The same of tokens that are the teacher's own too (a backbone that stays)."""
+        return outputs_of(self.head, tokens, size)
+
+
+def outputs_of(head: Head, tokens: Tokens, size: Sequence[int]) -> Outputs:
+    """Training logits of tokens, and the patch tokens; a map of logits is brought to ``size`` (H, W) pixels."""
+    logits = head.training_logits(tokens)
+    return Outputs(at_size(logits, size) if logits.ndim == 4 else logits, tokens.patches)

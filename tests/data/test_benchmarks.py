@@ -75,3 +75,14 @@ def test_every_benchmark_describes_itself() -> None:
     assert all(BENCHMARKS[name].description and BENCHMARKS[name].where for name in BENCHMARKS)
     with pytest.raises(UnknownName, match=NAME):
         BENCHMARKS["split-cifar10"]
+
+
+def test_what_is_measured_and_what_is_learned_jointly(shared_data: Path) -> None:
+    stream = BENCHMARKS[NAME](shared_data, per_class=2, tasks=3)
+    assert stream.kind == BENCHMARKS[NAME].kind == "classification"
+    for last in range(3):
+        for pictures, parts in (
+            (stream.tests(last), [task.test for task in stream.rounds]),
+            (stream.joint(last), [task.train for task in stream.rounds]),
+        ):
+            assert list(pictures) == [picture for part in parts[: last + 1] for picture in part]

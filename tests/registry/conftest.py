@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,8 @@ from sapwood.learner import Learner
 
 from .helpers import Rounds, learn_two
 
-_ROUNDS: list[Rounds] = []
-_LEARNED: dict[str, Learner] = {}
+_ROUNDS: dict[str, Rounds] = {}
+_LEARNED: dict[tuple[str, str], Learner] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -18,31 +18,46 @@ def quickly(settled: None) -> None: ...
 
 
 @pytest.fixture
-def rounds(picture_folder: Callable[..., Path]) -> Rounds:
-    """The same folders for all tests here; made by the first that asks."""
+def rounds(picture_folder: Callable[..., Path], mask_folder: Callable[..., Path]) -> Callable[[str], Rounds]:
+    """The folders of a kind, the same for all tests here; made by the first that asks."""
 
-    def make(classes: Iterable[str] | Mapping[str, int], per_class: int, name: str, seed: int = 0) -> Path:
-        return picture_folder(classes, per_class, name=name, seed=seed)
-
-    if not _ROUNDS:
-        _ROUNDS.append(
-            Rounds(
-                first=make(["ant", "bee"], 12, "first"),
-                second=make(["cat", "dog"], 12, "second"),
-                mixed=make({"bee": 5, "eel": 6}, 0, "mixed", seed=1),
-                other=make(["ant", "bee", "cat", "dog"], 2, "other", seed=2),
-            )
+    def pictures() -> Rounds:
+        return Rounds(
+            classes=("ant", "bee", "cat", "dog"),
+            first=picture_folder(["ant", "bee"], 12, name="first"),
+            second=picture_folder(["cat", "dog"], 12, name="second"),
+            mixed=picture_folder({"bee": 5, "eel": 6}, name="mixed", seed=1),
+            other=picture_folder(["ant", "bee", "cat", "dog"], 2, name="other", seed=2),
+            single=picture_folder(["ant"], 3, name="one-class"),
+            little=picture_folder(["bee", "cat"], 1, name="one-picture"),
         )
-    return _ROUNDS[0]
+
+    def masks() -> Rounds:
+        return Rounds(
+            classes=("background", "ant", "bee", "cat", "dog"),
+            first=mask_folder(["ant", "bee"], 12, name="first"),
+            second=mask_folder(["cat", "dog"], 12, also=["bee"], name="second"),
+            mixed=mask_folder({"bee": 5, "eel": 6}, 8, also=["ant"], name="mixed", seed=1),
+            other=mask_folder(["ant", "bee", "cat", "dog"], 6, name="other", seed=2),
+            single=mask_folder(["ant"], 3, name="one-class"),
+            little=mask_folder(["bee", "cat"], 1, name="one-picture"),
+        )
+
+    def give(kind: str) -> Rounds:
+        if kind not in _ROUNDS:
+            _ROUNDS[kind] = {"classification": pictures, "segmentation": masks}[kind]()
+        return _ROUNDS[kind]
+
+    return give
 
 
 @pytest.fixture
-def learned(rounds: Rounds, tmp_path: Path) -> Callable[[str], Learner]:
+def learned(rounds: Callable[[str], Rounds], tmp_path: Path) -> Callable[[str, str], Learner]:
     """A learner that has learned both rounds by a method; tests may look at it and must not teach it."""
 
-    def give(method: str) -> Learner:
-        if method not in _LEARNED:
-            _LEARNED[method] = learn_two(tmp_path / "state", method, rounds)
-        return _LEARNED[method]
+    def give(method: str, kind: str) -> Learner:
+        if (method, kind) not in _LEARNED:
+            _LEARNED[method, kind] = learn_two(tmp_path / "state", method, rounds(kind), kind)
+        return _LEARNED[method, kind]
 
     return give

@@ -1,4 +1,4 @@
-"""Two tiny rounds through every recipe and every combination of parts."""
+"""Two tiny rounds through every recipe and every combination of parts, of both kinds of task."""
 
 from __future__ import annotations
 
@@ -17,22 +17,30 @@ from sapwood.data.sources import list_pictures
 from sapwood.data.store import PictureStore
 from sapwood.data.transforms import eval_view
 from sapwood.learner import Learner
-from sapwood.methods import METHODS
+from sapwood.methods import METHODS, find_method
 
 TINY = "random:dinov2-tiny"
-SIZE = 28
+SIZES: dict[str, Any] = {"classification": 28, "segmentation": (28, 42)}
 FAST = {"epochs": 2, "batch_size": 8, "precision": "fp32"}
-NAMES = [name for name in METHODS if not METHODS[name].all_data]
+PAIRS = [(name, kind) for name in METHODS if not METHODS[name].all_data for kind in METHODS[name].kinds]
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """Folders of pictures: two rounds of new classes, one of old and new ones, and some to predict."""
+    """Folders of one kind: two rounds of new classes, one of old and new ones, a little one, and some to predict.
 
+    Attributes:
+        classes: what is known after the first two.
+        single: a round of one class (the first of any state).
+    """
+
+    classes: tuple[str, ...]
     first: Path
     second: Path
     mixed: Path
     other: Path
+    single: Path
+    little: Path
 
 
 def small(method: str) -> dict[str, dict[str, Any]]:
@@ -41,28 +49,51 @@ def small(method: str) -> dict[str, dict[str, Any]]:
 
 
 def create(
-    path: Path, method: str, *, seed: int = 0, settings: Mapping[str, Any] | None = None, **more: Any
+    path: Path,
+    method: str,
+    kind: str | None = None,
+    *,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Learner:
     settings = small(method) if settings is None and method in METHODS else settings
-    return Learner.create(path, backbone=TINY, method=method, image_size=SIZE, seed=seed, settings=settings, **more)
+    kind = kind or find_method(method, more.get("head")).kind
+    options = {"backbone": TINY, "kind": kind, "image_size": SIZES[kind], "seed": seed, "settings": settings}
+    return Learner.create(path, method=method, **{**options, **more})
 
 
-def learn_two(path: Path, method: str, rounds: Rounds, *, seed: int = 0, reopen: bool = False) -> Learner:
-    learner = create(path, method, seed=seed).learn(rounds.first, task="first", training=FAST)
+def learn_two(
+    path: Path, method: str, rounds: Rounds, kind: str, *, seed: int = 0, reopen: bool = False
+) -> Learner:
+    learner = create(path, method, kind, seed=seed).learn(rounds.first, task="first", training=FAST)
     if reopen:
         learner = Learner.open(path)
     return learner.learn(rounds.second, task="second")
 
 
-def views(folder: Path) -> Tensor:
-    """Plain views of all pictures below a folder, uint8 [n, size, size, 3]."""
-    store = PictureStore(list_pictures([folder]), SIZE)
-    return torch.from_numpy(np.stack([eval_view(store[index], SIZE) for index in range(len(store))]))
+def views(folder: Path, kind: str) -> Tensor:
+    """Plain views of all pictures below a folder, uint8 [n, H, W, 3]."""
+    if kind == "segmentation":
+        height, width = SIZES[kind]
+        store = PictureStore(list_pictures([folder / "images"]), height)
+        assert all(store[index].shape == (height, width, 3) for index in range(len(store)))
+        return torch.from_numpy(np.stack([store[index] for index in range(len(store))]))
+    store = PictureStore(list_pictures([folder]), SIZES[kind])
+    return torch.from_numpy(np.stack([eval_view(store[index], SIZES[kind]) for index in range(len(store))]))
 
 
 @torch.no_grad()
 def logits(learner: Learner, images: Tensor) -> Tensor:
     return learner.network.predict(images)
+
+
+def answers(learner: Learner, folder: Path) -> list[Any]:
+    """All that ``predict`` says of the pictures below a folder, so that two lists can be compared."""
+    given = learner.predict(folder / "images" if learner.kind.name == "segmentation" else folder)
+    if learner.kind.name != "segmentation":
+        return given
+    return [(answer.path, answer.mask.tobytes(), answer.mask.shape, answer.shares, answer.classes) for answer in given]
 
 
 def task_tensors(learner: Learner, task: int = -1) -> dict[str, Tensor]:

@@ -1,36 +1,76 @@
-"""Every adapter with every objective and every head; the parts know nothing of each other."""
+"""Every adapter with every objective and every head, on the kind of task the head is for; illegal ones say why."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sapwood.adapters import ADAPTERS
+from sapwood.errors import ConfigError
 from sapwood.heads import HEADS
+from sapwood.kinds import KINDS
 from sapwood.learner import Learner
+from sapwood.methods import find_method
 from sapwood.objectives import OBJECTIVES
 
-from .helpers import FAST, Rounds, create, logits, same_bits, views
+from .helpers import FAST, Rounds, answers, create, logits, same_bits, views
 
+GiveRounds = Callable[[str], Rounds]
 ONE_EPOCH = {**FAST, "epochs": 1}
+EVERY = list(itertools.product(ADAPTERS, OBJECTIVES, HEADS))
+LEGAL = [parts for parts in EVERY if HEADS[parts[2]].kind in OBJECTIVES[parts[1]].kinds]
 
 
-def learn_and_open(path: Path, rounds: Rounds, method: str, head: str, settings: dict[str, Any]) -> None:
-    learner = create(path, method, head=head, settings=settings)
-    learner.learn(rounds.mixed, training=ONE_EPOCH).learn(rounds.other)
-    images = views(rounds.other)
+def learn_and_open(path: Path, rounds: GiveRounds, method: str, head: str, settings: dict[str, Any]) -> Learner:
+    kind = HEADS[head].kind
+    folders = rounds(kind)
+    learner = create(path, method, kind, head=head, settings=settings)
+    learner.learn(folders.mixed, training=ONE_EPOCH).learn(folders.other)
+    images = views(folders.other, kind)
     scores = logits(learner, images)
-    assert scores.shape == (len(images), 5)
+    grid = (2, 3) if kind == "segmentation" else ()
+    assert scores.shape == (len(images), len(folders.classes) + 1, *grid)
     assert scores.isfinite().all()
-    assert same_bits(logits(Learner.open(path), images), scores)
+    opened = Learner.open(path)
+    assert same_bits(logits(opened, images), scores)
+    assert answers(opened, folders.other) == answers(learner, folders.other)
+    return learner
 
 
-@pytest.mark.parametrize(("adapter", "objective", "head"), list(itertools.product(ADAPTERS, OBJECTIVES, HEADS)))
-def test_all_parts_fit(adapter: str, objective: str, head: str, rounds: Rounds, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("adapter", "objective", "head"), LEGAL, ids=["-".join(parts) for parts in LEGAL])
+def test_all_parts_fit(adapter: str, objective: str, head: str, rounds: GiveRounds, tmp_path: Path) -> None:
     learn_and_open(tmp_path / "state", rounds, f"{adapter}+{objective}", head, {})
+
+
+ILLEGAL = [parts for parts in EVERY if parts not in LEGAL]
+
+
+@pytest.mark.parametrize(("adapter", "objective", "head"), ILLEGAL, ids=["-".join(parts) for parts in ILLEGAL])
+def test_what_does_not_fit_says_why(adapter: str, objective: str, head: str, tmp_path: Path) -> None:
+    kind = HEADS[head].kind
+    with pytest.raises(ConfigError, match=f"is not for {kind}: its objective {objective} is not"):
+        create(tmp_path / "state", f"{adapter}+{objective}", head=head)
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_that_was_asked_for_is_taken_or_refused(head: str, kind: str) -> None:
+    if HEADS[head].kind == kind:
+        assert find_method("lora+finetune", head, kind).head == head
+        return
+    with pytest.raises(ConfigError, match=f"head '{head}' is for {HEADS[head].kind}, not for {kind}. Heads for it: "):
+        find_method("lora+finetune", head, kind)
+
+
+def test_every_legal_objective_is_there_for_each_kind() -> None:
+    legal = {kind: {parts[1] for parts in LEGAL if HEADS[parts[2]].kind == kind} for kind in KINDS}
+    assert legal["classification"] == {"finetune", "lwf", "ewc"}
+    assert legal["segmentation"] == {"finetune", "lwf", "ewc", "mib", "ilt"}
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -42,20 +82,41 @@ def test_all_parts_fit(adapter: str, objective: str, head: str, rounds: Rounds, 
         ("prototype", {"drift": "linear"}),
         ("ridge", {"drift": "linear"}),
         ("ridge", {"projection": 48}),
+        ("dense", {"decoder": "none"}),
+        ("dense", {"decoder": "conv3x3"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
 )
 def test_options_of_heads_fit(
-    adapter: str, head: str, settings: dict[str, Any], rounds: Rounds, tmp_path: Path
+    adapter: str, head: str, settings: dict[str, Any], rounds: GiveRounds, tmp_path: Path
 ) -> None:
-    learn_and_open(tmp_path / "state", rounds, f"{adapter}+finetune", head, {"head": settings})
+    learner = learn_and_open(tmp_path / "state", rounds, f"{adapter}+finetune", head, {"head": settings})
+    recorded = learner.record["settings"]["head"]
+    assert {key: recorded[key] for key in settings} == settings
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("head", ["linear", "ridge"])
+@pytest.mark.parametrize("head", ["linear", "ridge", "dense"])
 def test_adapting_in_the_first_round_only(
-    adapter: str, objective: str, head: str, rounds: Rounds, tmp_path: Path
+    adapter: str, objective: str, head: str, rounds: GiveRounds, tmp_path: Path
 ) -> None:
-    settings = {"training": {"adapt": "first"}, "objective": {"scope": "seen"}}
-    learn_and_open(tmp_path / "state", rounds, f"{adapter}+{objective}", head, settings)
+    if (adapter, objective, head) not in LEGAL:
+        return
+    settings: dict[str, dict[str, Any]] = {"training": {"adapt": "first"}}
+    if HEADS[head].kind == "classification":
+        settings["objective"] = {"scope": "seen"}
+    learner = learn_and_open(tmp_path / "state", rounds, f"{adapter}+{objective}", head, settings)
+    first, second = (task["trainable_parameters"] for task in learner.record["tasks"])
+    assert second < first
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("head", ["linear", "dense"])
+def test_a_fresh_adapter_for_every_round(objective: str, head: str, rounds: GiveRounds, tmp_path: Path) -> None:
+    if ("lora", objective, head) not in LEGAL:
+        return
+    learner = learn_and_open(tmp_path / "state", rounds, f"lora+{objective}", head, {"adapter": {"reinit": True}})
+    files = {name for name in learner.record["files"] if name.endswith("adapter.safetensors")}
+    assert files == {f"{task['folder']}/adapter.safetensors" for task in learner.record["tasks"]}
+    assert len(files) == 2

@@ -12,6 +12,7 @@ from sapwood.adapters.base import Adapter
 from sapwood.assembly import merge_settings
 from sapwood.heads import HEADS
 from sapwood.heads.base import Head
+from sapwood.kinds import KINDS
 from sapwood.methods import METHODS, find_method
 from sapwood.objectives import OBJECTIVES
 from sapwood.objectives.base import Objective
@@ -27,6 +28,13 @@ PARTS: list[Any] = [
 ]
 
 
+def config_types(entry: Any) -> set[type]:
+    """The settings of a part, for every kind of task it can learn."""
+    if not issubclass(entry, Objective):
+        return {entry.Config}
+    return {entry.config_type(kind) for kind in entry.kinds}
+
+
 @pytest.mark.parametrize(("entry", "base", "line"), PARTS)
 def test_parts_have_their_facts(entry: Any, base: type, line: str) -> None:
     assert issubclass(entry, base)
@@ -34,12 +42,26 @@ def test_parts_have_their_facts(entry: Any, base: type, line: str) -> None:
         assert isinstance(fact, str)
         assert fact.strip()
         assert "\n" not in fact
-    assert dataclasses.is_dataclass(entry.Config)
-    assert entry.Config.__dataclass_params__.frozen
-    entry.Config()  # defaults are legal
-    documented = (entry.Config.__doc__ or "") + "".join(base.__doc__ or "" for base in entry.Config.__mro__)
-    missing = [field.name for field in dataclasses.fields(entry.Config) if field.name not in documented]
-    assert not missing, f"settings without a word of what they do: {missing}"
+    for config_type in config_types(entry):
+        assert dataclasses.is_dataclass(config_type)
+        assert config_type.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        config_type()  # defaults are legal
+        documented = "".join(base.__doc__ or "" for base in config_type.__mro__)
+        missing = [field.name for field in dataclasses.fields(config_type) if field.name not in documented]
+        assert not missing, f"settings without a word of what they do: {missing}"
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives_say_what_they_are_for(name: str) -> None:
+    objective = OBJECTIVES[name]
+    assert objective.kinds
+    assert objective.kinds <= KINDS.keys()
+    assert objective.needs <= {"teacher", "features"}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_are_of_a_kind(name: str) -> None:
+    assert HEADS[name].kind in KINDS
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -50,7 +72,44 @@ def test_methods_name_what_exists(name: str) -> None:
     assert method.adapter in ADAPTERS
     assert method.objective in OBJECTIVES
     assert method.head in HEADS
+    assert method.kinds[0] == method.kind == HEADS[method.head].kind
+    assert method.kind in OBJECTIVES[method.objective].kinds
     settings = merge_settings(method)
     for part, values in method.settings.items():
         assert settings[part] | dict(values) == settings[part]
     assert find_method(name) == method
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_methods_of_a_kind(kind: str) -> None:
+    chosen = {name: find_method(name, kind=kind) for name in METHODS if kind in METHODS[name].kinds}
+    assert KINDS[kind].default_method in chosen
+    for name, method in chosen.items():
+        assert (method.name, method.kind) == (name, kind)
+        assert (method.adapter, method.objective) == (METHODS[name].adapter, METHODS[name].objective)
+        merge_settings(method)
+    assert all(find_method(f"clora{rest}", kind=kind).adapter == "lora" for rest in ("", "+lwf", "+ewc", "+finetune"))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("clora", ("lora", "finetune")),
+        ("clora+lwf", ("lora", "lwf")),
+        ("clora+ilt", ("lora", "ilt")),
+        ("clora+mib", ("lora", "mib")),
+        ("clora-reinit+mib", ("lora", "mib")),
+        ("frozen+mib", ("none", "mib")),
+        ("full+mib", ("full", "mib")),
+        ("joint", ("lora", "finetune")),
+        ("joint-full", ("full", "finetune")),
+    ],
+)
+def test_the_methods_for_masks(name: str, parts: tuple[str, str]) -> None:
+    method = find_method(name, kind="segmentation")
+    assert (method.adapter, method.objective, method.head) == (*parts, "dense")
+    assert method.settings["training"]["epochs"] == 10
+    settings = merge_settings(method)
+    assert settings["adapter"].get("reinit", False) == (name == "clora-reinit+mib")
+    if "clora" in name:
+        assert "2507.19887" in method.reference

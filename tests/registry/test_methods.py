@@ -1,4 +1,4 @@
-"""What every recipe promises, checked on two tiny rounds of real files."""
+"""What every recipe promises, checked on two tiny rounds of real files, for every kind of task it can learn."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from sapwood.backbones import create_backbone
 from sapwood.backbones.base import fingerprint
 from sapwood.costs import declared_bytes
 from sapwood.errors import ConfigError
+from sapwood.kinds import KINDS
 from sapwood.learner import Learner
-from sapwood.methods import METHODS
+from sapwood.methods import METHODS, find_method
 
 from .helpers import (
     FAST,
-    NAMES,
-    SIZE,
+    PAIRS,
+    SIZES,
     TINY,
     Rounds,
+    answers,
     create,
     differing,
     global_random_state,
@@ -34,33 +36,54 @@ from .helpers import (
     views,
 )
 
-Give = Callable[[str], Learner]
-every_method = pytest.mark.parametrize("method", NAMES)
+Give = Callable[[str, str], Learner]
+GiveRounds = Callable[[str], Rounds]
+every_method = pytest.mark.parametrize(("method", "kind"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
 
 
 def frozen(method: str) -> bool:
     return not ADAPTERS[METHODS[method].adapter].trains_backbone
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].all_data])
-def test_upper_bounds_are_refused(method: str, tmp_path: Path) -> None:
+def test_upper_bounds_are_refused(method: str, kind: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs the pictures of all rounds at once; it runs only in benchmarks"):
-        create(tmp_path / "state", method)
+        create(tmp_path / "state", method, kind)
+    assert not (tmp_path / "state").exists()
+
+
+OTHERS = [(name, kind) for name in METHODS for kind in KINDS if kind not in METHODS[name].kinds]
+
+
+@pytest.mark.parametrize(("method", "kind"), OTHERS, ids=["-".join(pair) for pair in OTHERS])
+def test_the_other_kind_is_refused_with_the_reason(method: str, kind: str, tmp_path: Path) -> None:
+    recipe = METHODS[method]
+    part = (
+        f"objective {recipe.objective}" if recipe.objective in ("mib", "ilt") else f"head {recipe.head}"
+    )
+    with pytest.raises(ConfigError, match=f"is not for {kind}: its {part} is not. Methods for it: ") as caught:
+        create(tmp_path / "state", method, kind)
+    offered = str(caught.value).rpartition(": ")[2].split(", ")
+    assert offered
+    assert all(find_method(name, kind=kind).kind == kind for name in offered)
     assert not (tmp_path / "state").exists()
 
 
 @every_method
-def test_opened_predicts_the_same(method: str, learned: Give, rounds: Rounds) -> None:
-    learner, images = learned(method), views(rounds.other)
+def test_opened_predicts_the_same(method: str, kind: str, learned: Give, rounds: GiveRounds) -> None:
+    learner, folders = learned(method, kind), rounds(kind)
     opened = Learner.open(learner.state.path)
-    assert opened.classes_ == ("ant", "bee", "cat", "dog")
+    assert opened.kind.name == kind
+    assert opened.classes_ == folders.classes
+    images = views(folders.other, kind)
     assert same_bits(logits(opened, images), logits(learner, images))
-    assert opened.predict(rounds.other) == learner.predict(rounds.other)
+    assert answers(opened, folders.other) == answers(learner, folders.other)
 
 
 @every_method
-def test_no_picture_depends_on_its_batch(method: str, learned: Give, rounds: Rounds) -> None:
-    learner, images = learned(method), views(rounds.other)
+def test_no_picture_depends_on_its_batch(method: str, kind: str, learned: Give, rounds: GiveRounds) -> None:
+    learner, images = learned(method, kind), views(rounds(kind).other, kind)
     together = logits(learner, images)
     alone = torch.cat([logits(learner, image[None]) for image in images])
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
@@ -71,29 +94,29 @@ def test_no_picture_depends_on_its_batch(method: str, learned: Give, rounds: Rou
 
 
 @every_method
-def test_seed_repeats(method: str, learned: Give, rounds: Rounds, tmp_path: Path) -> None:
+def test_seed_repeats(method: str, kind: str, learned: Give, rounds: GiveRounds, tmp_path: Path) -> None:
     """Once more with other global seeds and with a reopened state between the rounds: bit for bit the same."""
-    before = task_tensors(learned(method), 0), task_tensors(learned(method), 1)
+    before = task_tensors(learned(method, kind), 0), task_tensors(learned(method, kind), 1)
     seed_globals(123)
-    again = learn_two(tmp_path / "again", method, rounds, reopen=True)
+    again = learn_two(tmp_path / "again", method, rounds(kind), kind, reopen=True)
     for task in (0, 1):
         assert differing(before[task], task_tensors(again, task)) == []
-    other = create(tmp_path / "other", method, seed=1).learn(rounds.first, task="first", training=FAST)
+    other = create(tmp_path / "other", method, kind, seed=1).learn(rounds(kind).first, task="first", training=FAST)
     assert differing(before[0], task_tensors(other))
 
 
 @every_method
-def test_global_randomness_is_left_alone(method: str, rounds: Rounds, tmp_path: Path) -> None:
+def test_global_randomness_is_left_alone(method: str, kind: str, rounds: GiveRounds, tmp_path: Path) -> None:
     before = global_random_state()
-    learner = create(tmp_path / "state", method).learn(rounds.first, training=FAST)
-    learner.predict(rounds.other)
+    learner = create(tmp_path / "state", method, kind).learn(rounds(kind).first, training={**FAST, "epochs": 1})
+    answers(learner, rounds(kind).other)
     assert global_random_state() == before
 
 
 @every_method
-def test_merging_changes_nothing(method: str, learned: Give, rounds: Rounds) -> None:
-    images = views(rounds.other)
-    learner = Learner.open(learned(method).state.path)
+def test_merging_changes_nothing(method: str, kind: str, learned: Give, rounds: GiveRounds) -> None:
+    images = views(rounds(kind).other, kind)
+    learner = Learner.open(learned(method, kind).state.path)
     apart = logits(learner, images)
     merged = logits(learner.merge(), images)
     torch.testing.assert_close(merged, apart, atol=1e-5, rtol=0)
@@ -103,17 +126,17 @@ def test_merging_changes_nothing(method: str, learned: Give, rounds: Rounds) -> 
 
 
 @every_method
-def test_frozen_weights_stay(method: str, learned: Give) -> None:
-    learner, original = learned(method), create_backbone(TINY, SIZE)
+def test_frozen_weights_stay(method: str, kind: str, learned: Give) -> None:
+    learner, original = learned(method, kind), create_backbone(TINY, SIZES[kind])
     moved = fingerprint(learner.network.backbone) != fingerprint(original)
     assert moved == (not frozen(method))
     assert learner.record["backbone"]["sha256"] == original.info.sha256
 
 
 @every_method
-def test_files_hold_what_is_declared(method: str, learned: Give) -> None:
+def test_files_hold_what_is_declared(method: str, kind: str, learned: Give) -> None:
     """Bytes on disk: the trained tensors and the statistics that are kept, and little else."""
-    learner = learned(method)
+    learner = learned(method, kind)
     network = learner.network
     for task in learner.record["tasks"]:
         sizes = {
@@ -131,42 +154,57 @@ def test_files_hold_what_is_declared(method: str, learned: Give) -> None:
     assert learner.record["tasks"][-1]["declared_bytes"] == trained + kept
 
 
-@pytest.mark.parametrize("method", ["seq-lora", "lora+ewc", "ncm", "ranpac", "full-finetune"])
+@pytest.mark.parametrize("method", ["seq-lora", "lora+ewc", "ncm", "ranpac", "full-finetune", "clora+mib"])
 def test_files_of_a_real_size_hold_what_listings_declare(
-    method: str, picture_folder: Callable[..., Path], tmp_path: Path
+    method: str, picture_folder: Callable[..., Path], mask_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Ten classes on a ViT-S/14: the number that ``sapwood methods`` prints, and at most a twentieth more on disk."""
-    learner = Learner.create(tmp_path / "state", backbone="random:dinov2-s14", method=method, image_size=SIZE)
-    learner.learn(picture_folder([f"class {index}" for index in range(10)], 1), training={**FAST, "epochs": 1})
+    """On a ViT-S/14: the number that ``sapwood methods`` prints, and at most a twentieth more on disk."""
+    kind = METHODS[method].kind
+    learner = Learner.create(tmp_path / "state", backbone="random:dinov2-s14", method=method, image_size=28)
+    if kind == "segmentation":
+        data = mask_folder(["ant", "bee", "cat", "dog"], 2)
+    else:
+        data = picture_folder([f"class {index}" for index in range(10)], 1)
+    learner.learn(data, training={**FAST, "epochs": 1})
     (task,) = learner.record["tasks"]
     files = {name: entry["bytes"] for name, entry in learner.record["files"].items() if name.endswith("safetensors")}
-    declared = declared_bytes(METHODS[method], 10)
+    declared = declared_bytes(METHODS[method], len(learner.classes_))
     assert task["declared_bytes"] == declared
     assert declared < sum(files.values()) <= 1.05 * declared
+    if method == "clora+mib":
+        assert sum(files.values()) <= 1.05 * 4 * task["trainable_parameters"]
 
 
 @every_method
-def test_known_classes_come_again(method: str, learned: Give, rounds: Rounds, tmp_path: Path) -> None:
+def test_known_classes_come_again(method: str, kind: str, learned: Give, rounds: GiveRounds, tmp_path: Path) -> None:
     """More pictures of a known class together with a new class, then of known classes alone."""
-    shutil.copytree(learned(method).state.path, tmp_path / "state")
-    learner = Learner.open(tmp_path / "state").learn(rounds.mixed, task="mixed")
-    assert learner.classes_ == ("ant", "bee", "cat", "dog", "eel")
+    shutil.copytree(learned(method, kind).state.path, tmp_path / "state")
+    folders, one_epoch = rounds(kind), {"epochs": 1}
+    learner = Learner.open(tmp_path / "state").learn(folders.mixed, task="mixed", training=one_epoch)
+    assert learner.classes_ == (*folders.classes, "eel")
     assert learner.record["tasks"][-1]["classes"] == ["eel"]
     assert learner.record["tasks"][-1]["annotated"] == ["bee", "eel"]
-    learner.learn(rounds.other, task="more")
-    assert learner.classes_ == ("ant", "bee", "cat", "dog", "eel")
+    learner.learn(folders.other, task="more")
+    assert learner.classes_ == (*folders.classes, "eel")
     assert learner.record["tasks"][-1]["classes"] == []
-    answers = Learner.open(learner.state.path).predict(rounds.other, top=5)
-    assert all(sum(score for _, score in answer.top) == pytest.approx(1, abs=1e-5) for answer in answers)
+    opened = Learner.open(learner.state.path)
+    assert answers(opened, folders.other) == answers(learner, folders.other)
+    if kind == "classification":
+        answered = opened.predict(folders.other, top=5)
+        assert all(sum(score for _, score in answer.top) == pytest.approx(1, abs=1e-5) for answer in answered)
 
 
 @every_method
-def test_little_is_enough(method: str, picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_little_is_enough(method: str, kind: str, rounds: GiveRounds, tmp_path: Path) -> None:
     """A round of one class, then one with a single picture of each class."""
-    learner = create(tmp_path / "state", method)
-    learner.learn(picture_folder(["ant"], 3, name="one-class"), training=FAST)
-    assert {answer.label for answer in learner.predict(tmp_path / "one-class")} == {"ant"}
-    learner.learn(picture_folder(["bee", "cat"], 1, name="one-picture"))
-    images = views(tmp_path / "one-picture")
+    folders = rounds(kind)
+    learner = create(tmp_path / "state", method, kind)
+    learner.learn(folders.single, training={**FAST, "epochs": 1})
+    if kind == "classification":
+        assert {answer.label for answer in learner.predict(folders.single)} == {"ant"}
+    else:
+        assert learner.classes_ == ("background", "ant")
+    learner.learn(folders.little)
+    images = views(folders.little, kind)
     assert logits(learner, images).isfinite().all()
     assert same_bits(logits(Learner.open(learner.state.path), images), logits(learner, images))

@@ -9,7 +9,6 @@ import pytest
 
 from sapwood.learner import Learner
 from sapwood.report import gather, render
-from sapwood.report.gather import spread
 
 
 @pytest.fixture
@@ -49,11 +48,3 @@ def test_without_data_there_are_no_pictures(learner: Learner) -> None:
 def test_a_state_that_learned_nothing_has_a_report(tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "empty", backbone="random:vit-tiny", method="ncm", image_size=32)
     assert "Nothing was learned yet." in render(gather(learner))
-
-
-def test_samples_are_spread_over_the_classes() -> None:
-    labels = ["many"] * 90 + ["few"] * 2 + ["some"] * 8
-    chosen = [labels[index] for index in spread(labels, 9)]
-    assert (chosen.count("few"), chosen.count("some")) in {(2, 3), (2, 4)}
-    assert spread(labels, 9) == spread(labels, 9)
-    assert len(spread(labels, 1000)) == 100

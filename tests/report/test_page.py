@@ -7,7 +7,6 @@ import io
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -15,43 +14,10 @@ from PIL import Image
 
 from sapwood.report import ReportData, ReportTask, Sample, render
 
-VOID = {"meta", "img", "br", "input", "link"}
+from .helpers import Page, check_self_contained
+
 NASTY = "<script>alert('x')</script> & \"quoted\" $\\alpha$"
 NAMES = ("birds", "cats & dogs", "ships")
-
-
-class Page(HTMLParser):
-    """Checks that tags nest, and collects what tests ask for."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open and data.strip():
-            self.texts.append(data.strip())
-
-    def find(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
-        return [
-            have for name, have in self.elements if name == tag and all(have.get(k) == v for k, v in attributes.items())
-        ]
 
 
 @pytest.fixture(scope="module")
@@ -87,15 +53,7 @@ def test_page_is_well_formed_with_unique_ids(report: ReportData) -> None:
 
 
 def test_page_loads_nothing_and_runs_nothing(report: ReportData) -> None:
-    html = render(report)
-    page = Page(html)
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.elements}
-    for tag, attributes in page.elements:
-        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
-        for name in ("src", "href", "xlink:href", "action"):
-            assert (attributes.get(name) or "data:").startswith(("data:", "#")), (tag, attributes)
-    assert "@import" not in html
-    assert "url(" not in html.replace("url(#", "")
+    check_self_contained(render(report))
 
 
 def test_everything_is_escaped(report: ReportData) -> None:
@@ -106,8 +64,11 @@ def test_everything_is_escaped(report: ReportData) -> None:
         method=NASTY,
         backbone=NASTY,
         created=NASTY,
-        tasks=tuple(replace(task, name=NASTY, classes=(NASTY,) * 20) for task in report.tasks),
+        tasks=tuple(replace(task, name=NASTY, classes=(NASTY,) * 20, again=(NASTY,)) for task in report.tasks),
         numbers={NASTY: 0.5},
+        remark=NASTY,
+        per_class={NASTY: 0.5},
+        means={NASTY: 0.5},
         samples=tuple(replace(sample, name=NASTY, predicted=NASTY, true=f"not {NASTY}") for sample in report.samples),
         costs={NASTY: NASTY},
         settings={NASTY: [NASTY]},
@@ -124,15 +85,22 @@ def test_a_cell_that_was_never_measured_is_said_to_be_so(report: ReportData) -> 
     html = render(report)
     page = Page(html)
     assert len(page.find("td", **{"class": "missing"})) == 4
-    assert page.texts.count("not measured") == 4 + 1 + 1  # cells, forward transfer, accuracy after task 3
+    assert page.texts.count("not measured") == 4 + 1 + 1  # cells, forward transfer, accuracy after round 3
     assert {"95.4", "82.6", "93.9", "71.3", "90.1"} <= set(page.texts)
     assert "nan" not in html.replace("nance", "").lower().split("<main>")[1].split("data:image")[0]
 
 
 def test_validation_cells_are_marked_as_such(report: ReportData) -> None:
     marked = replace(report, tasks=(*report.tasks[:2], replace(report.tasks[2], measured_on="validation")))
-    assert len(Page(render(marked)).find("abbr", title="validation split")) == 2  # the measured cells of the last row
+    assert (
+        len(Page(render(marked)).find("abbr", title="validation pictures")) == 2
+    )  # the measured cells of the last row
     assert "validation" not in render(report).split("</style>")[1]
+
+
+def test_settings_are_shown_as_they_are_typed_and_costs_as_they_are_read(report: ReportData) -> None:
+    page = Page(render(replace(report, settings={"seed": 1993, "seeds": [1993, 10000], "lr": 5e-4})))
+    assert {"1993", "1993, 10000", "0.0005", "22,056,576"} <= set(page.texts)
 
 
 def test_right_and_wrong_are_told_in_words(report: ReportData) -> None:

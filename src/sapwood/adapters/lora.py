@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from sapwood.adapters.base import Adapter, Context, choose_sites
 from sapwood.backbones.base import BackboneInfo, Site
 from sapwood.functional.low_rank import compose, lora_delta
 from sapwood.settings import check
-from sapwood.task import Task
+from sapwood.task import Snapshot, Task
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class LoraConfig:
         alpha: the change is scaled by alpha / rank.
         targets: projections that are adapted: q, k, v, o, fc1, fc2.
         blocks: ``all``, indices or ranges: ``0,1``, ``-4:``.
+        reinit: every round has factors of its own, folded into the weights after it; else one pair goes on learning.
     """
 
     rank: int = 16
     alpha: float = 16.0
     targets: tuple[str, ...] = ("q", "v")
     blocks: str = "all"
+    reinit: bool = False
 
     def __post_init__(self) -> None:
         check(
@@ -43,7 +46,8 @@ class Lora(Adapter):
     """W = W0 + (alpha / r) B A, with A [r, in] Kaiming-uniform(sqrt 5) and B [out, r] zero at the start.
 
     The same A and B go on learning in every round (sequential LoRA; CLoRA of segmentation). Memory, step and
-    inference do not depend on the number of rounds.
+    inference do not depend on the number of rounds. With ``reinit`` each round draws its own and folds them into the
+    weights: training and inference stay as they are, a state folder keeps one pair a round.
     """
 
     Config = LoraConfig
@@ -53,12 +57,18 @@ class Lora(Adapter):
     def __init__(self, config: LoraConfig, sites: Sequence[Site], info: BackboneInfo) -> None:
         super().__init__(config, choose_sites(sites, config.targets, config.blocks), info)
         self.scale = config.alpha / config.rank
+        self.past: list[dict[str, Tensor]] = []
         self.down = nn.ParameterDict({_key(site): torch.zeros(config.rank, site.inputs) for site in self.sites})
         self.up = nn.ParameterDict({_key(site): torch.zeros(site.outputs, config.rank) for site in self.sites})
 
+    @property
+    def history(self) -> Literal["last", "all"]:  # type: ignore[override]
+        """Folded rounds lie in the files of each."""
+        return "all" if self.config.reinit else "last"
+
     def before_task(self, task: Task) -> None:
-        """Draw A and zero B before the first round, so that the function starts as the backbone's own."""
-        if task.index > 0:
+        """Draw A and zero B, before the first round or before each: the function starts as it was."""
+        if task.index > 0 and not self.config.reinit:
             return
         generator = task.generator("adapter")
         with torch.no_grad():
@@ -74,9 +84,44 @@ class Lora(Adapter):
         down, up = self.down[_key(site)], self.up[_key(site)]
         return lora_delta(x, down.to(x.dtype), up.to(x.dtype), self.scale)
 
+    def after_task(self, task: Task) -> None:
+        """With ``reinit``: keep the round's factors as past, and make the live part nothing."""
+        if self.config.reinit:
+            self.past.append(super().state()[0])
+            self._silence()
+
+    def folded(self, site: Site) -> Tensor | None:
+        """The sum of the past rounds' scale * B A; None without any."""
+        key = _key(site)
+        changes = [compose(past[f"down.{key}"], past[f"up.{key}"], self.scale) for past in self.past]
+        return torch.stack(changes).sum(0) if changes else None
+
     def dense(self, site: Site) -> Tensor:
-        """scale * B A."""
-        return compose(self.down[_key(site)].detach(), self.up[_key(site)].detach(), self.scale)
+        """Past and live: scale * B A."""
+        live = compose(self.down[_key(site)].detach(), self.up[_key(site)].detach(), self.scale)
+        past = self.folded(site)
+        return live if past is None else live + past.to(live)
+
+    def persistent_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """All, unless every round has its own."""
+        return () if self.config.reinit else self.named_parameters()
+
+    def state(self) -> Snapshot:
+        """The factors of the last round."""
+        return (dict(self.past[-1]), {}) if self.past else super().state()
+
+    def load(self, history: Sequence[Snapshot]) -> None:
+        """Restore the live pair, or the past of every round."""
+        if not self.config.reinit:
+            super().load(history)
+            return
+        self.past = [dict(tensors) for tensors, _ in history]
+        self._silence()
+
+    def _silence(self) -> None:
+        with torch.no_grad():
+            for factor in self.up.values():
+                factor.zero_()
 
 
 def _key(site: Site) -> str:

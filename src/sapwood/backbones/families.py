@@ -58,7 +58,7 @@ class Family:
         registers: name of the config field that counts register tokens, None if there are none.
         model_options: keyword arguments of the model's constructor.
         forward_options: keyword arguments of every forward.
-        patch, table_size: pixels, of the sizes that are made with random weights.
+        patch, table_size: pixels, of the encoders that are made from their names alone.
         widths_by_ratio: the config has ``mlp_ratio`` in place of ``intermediate_size``.
         working_size: default input in pixels where the position table was made for a larger one.
         unused: beginnings of parameter names that a checkpoint may lack, since no output depends on them.
@@ -86,6 +86,22 @@ class Family:
     def prefix_tokens(self, config: Any) -> int:
         """Number of tokens before the patches, for a config of this family."""
         return self.class_tokens + (int(getattr(config, self.registers)) if self.registers else 0)
+
+    def config(
+        self, width: int, depth: int, heads: int, *, patch: int | None = None, table: int | None = None
+    ) -> dict[str, Any]:
+        """Settings of ``config_class`` for an encoder of so many features, blocks and heads; MLPs are 4 times as wide.
+
+        ``patch`` and ``table`` are in pixels, the family's own if None.
+        """
+        return {
+            "hidden_size": width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": heads,
+            "patch_size": patch or self.patch,
+            "image_size": table or self.table_size,
+            **({"mlp_ratio": 4} if self.widths_by_ratio else {"intermediate_size": 4 * width}),
+        }
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -169,31 +185,3 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         ),
     }
 )
-
-# Size -> (width, blocks, heads) of the encoders that are made with random weights; ``tiny`` is for tests.
-SIZES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
-    {"tiny": (32, 2, 2), "s": (384, 12, 6), "b": (768, 12, 12)}
-)
-
-
-def random_names() -> dict[str, tuple[str, str]]:
-    """Names of the encoders with random weights -> (family, size).
-
-    >>> random_names()["random:dinov2-s14"], random_names()["random:vit-tiny"]
-    (('dinov2', 's'), ('vit', 'tiny'))
-    """
-    names = {}
-    for family, row in FAMILIES.items():
-        for size in SIZES:
-            patch = "" if size == "tiny" else str(row.patch)
-            names[f"random:{family}-{size}{patch}"] = (family, size)
-    return names
-
-
-def family_of(model_type: str) -> str | None:
-    """Family whose checkpoints say ``model_type`` in their ``config.json``, None if there is none.
-
-    >>> family_of("clip"), family_of("bert")
-    ('clip', None)
-    """
-    return next((name for name, row in FAMILIES.items() if model_type in row.model_types), None)

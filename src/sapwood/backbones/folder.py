@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sapwood.backbones.base import first_line
-from sapwood.backbones.families import FAMILIES, Channels, family_of
-from sapwood.backbones.transformer import TransformersBackbone, quiet, transformers_class
+from sapwood.backbones.architectures import ARCHITECTURES, Architecture, planned_backbone
+from sapwood.backbones.base import Backbone, first_line
+from sapwood.backbones.families import Channels
+from sapwood.backbones.library import quiet, transformers_class
 from sapwood.errors import BackboneError
 
 WEIGHTS = "model.safetensors"
@@ -18,11 +19,11 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 def open_folder(
     folder: Path, *, name: str | None = None, revision: str = "local", licence: str = "unknown"
-) -> TransformersBackbone:
+) -> Backbone:
     """A backbone from ``config.json`` and ``model.safetensors`` (or its parts).
 
     ``preprocessor_config.json`` gives mean and standard deviation where it is there. A checkpoint of the whole
-    CLIP or SigLIP, or of a classifier, will do: only the encoder is read.
+    CLIP, SigLIP or SAM, of a classifier or of a SegFormer will do: only the encoder is read.
 
     Args:
         folder: as ``save_pretrained`` or a download from the hub leaves it.
@@ -32,24 +33,45 @@ def open_folder(
     Raises:
         BackboneError: what is missing, damaged, pickled or of an unknown architecture, with the file.
     """
-    config = _read_json(folder / "config.json")
-    model_type = str(config.get("model_type"))
-    family = family_of(model_type)
-    if family is None:
-        known = ", ".join(kind for row in FAMILIES.values() for kind in row.model_types)
-        raise BackboneError(f"{folder / 'config.json'}: model_type {model_type!r} is not one of {known}")
+    family = _family(folder)
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
         raise BackboneError(f"{folder}: {missing_weights([file.name for file in folder.iterdir()])}")
     mean, std = _normalisation(folder / "preprocessor_config.json")
-    return TransformersBackbone(
-        _load(folder, family),
-        family,
+    row = ARCHITECTURES[family]
+    return row.wrap(
+        _load(folder, row),
         name=name or str(folder.resolve()),
         revision=revision,
         licence=licence,
         mean=mean,
         std=std,
     )
+
+
+def plan_folder(folder: Path) -> Backbone:
+    """The same on the meta device, from ``config.json`` alone: all shapes, no weights.
+
+    Raises:
+        BackboneError: as ``open_folder``.
+    """
+    family = _family(folder)
+    row = ARCHITECTURES[family]
+    with quiet():
+        try:
+            config = transformers_class(row.config_class).from_pretrained(folder, local_files_only=True)
+            return planned_backbone(str(folder.resolve()), family, config, "unknown")
+        except Exception as error:  # transformers' checks of configs raise many kinds
+            why = first_line(error)
+            raise BackboneError(f"{folder}: config.json does not make a {row.model_class} ({why})") from error
+
+
+def _family(folder: Path) -> str:
+    model_type = str(_read_json(folder / "config.json").get("model_type"))
+    family = next((name for name, row in ARCHITECTURES.items() if model_type in row.model_types), None)
+    if family is None:
+        known = ", ".join(kind for row in ARCHITECTURES.values() for kind in row.model_types)
+        raise BackboneError(f"{folder / 'config.json'}: model_type {model_type!r} is not one of {known}")
+    return family
 
 
 def missing_weights(names: list[str]) -> str:
@@ -63,8 +85,7 @@ def missing_weights(names: list[str]) -> str:
     return f"holds no {WEIGHTS}"
 
 
-def _load(folder: Path, family: str) -> Any:
-    row = FAMILIES[family]
+def _load(folder: Path, row: Architecture) -> Any:
     model_class = transformers_class(row.model_class)
     import torch
 

@@ -13,7 +13,7 @@ from sapwood.backbones.folder import INDEX, WEIGHTS, missing_weights, open_folde
 from sapwood.errors import BackboneError
 
 if TYPE_CHECKING:
-    from sapwood.backbones.transformer import TransformersBackbone
+    from sapwood.backbones.base import Backbone
 
 PATIENCE = 3.0  # seconds for the hub to answer at all; a download that has begun may take its time
 REMEDY = (
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 def open_hub(
     repo: str, *, name: str | None = None, revision: str | None = None, licence: str | None = None
-) -> TransformersBackbone:
+) -> Backbone:
     """A backbone by its id on the hub; safetensors only, no remote code, the commit kept in ``info.revision``.
 
     A model that the cache holds is opened without asking the hub, so that a state finds the same weights again.

@@ -14,6 +14,8 @@ import typer
 from typer.main import get_command
 
 from sapwood import __version__
+from sapwood.cli.costing import cost
+from sapwood.cli.drawing import masks
 from sapwood.cli.learning import learn, undo
 from sapwood.cli.listing import backbones, benchmarks, methods
 from sapwood.cli.screen import complain, error_line
@@ -25,7 +27,7 @@ __all__ = ["app", "main"]
 
 # rich_markup_mode=None: plain help costs half of what the boxed one costs.
 app = typer.Typer(name="sapwood", rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False)
-for _command in (learn, predict, evaluate, show, undo, report, demo, methods, backbones, benchmarks):
+for _command in (learn, predict, evaluate, show, undo, report, cost, demo, masks, methods, backbones, benchmarks):
     app.command()(_command)
 
 
@@ -44,7 +46,7 @@ def _common(
         bool, typer.Option("--debug", help="Show the traceback of an error; may stand after the command too.")
     ] = False,
 ) -> None:
-    """Learn new classes of pictures round by round, without the old pictures, on a small machine.
+    """Learn new classes of pictures and masks round by round, without the old pictures, on a small machine.
 
     Errors are one line on stderr. Exit codes: 0; 1 the run failed; 2 something you can mend; 130 stopped.
     """

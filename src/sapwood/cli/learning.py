@@ -10,6 +10,7 @@ import typer
 from sapwood.cli.options import (
     AsJson,
     Device,
+    ImageSize,
     Labelled,
     Settings,
     SkipBad,
@@ -17,9 +18,11 @@ from sapwood.cli.options import (
     check_device,
     check_unchanged,
     read_settings,
+    read_size,
 )
-from sapwood.cli.screen import listening, print_json
+from sapwood.cli.screen import listening, print_json, shown_size
 from sapwood.cli.showing import describe, summary
+from sapwood.errors import ConfigError
 
 if TYPE_CHECKING:
     from sapwood.learner import Learner
@@ -41,13 +44,16 @@ def learn(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
     seed: Annotated[int | None, typer.Option(help=f"Of everything that is drawn{NEW}; 0 if left out.")] = None,
-    image_size: Annotated[int | None, typer.Option(help=f"Pixels a side, a multiple of the patch{NEW}.")] = None,
+    image_size: ImageSize = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     device: Device = None,
     workers: Annotated[int | None, typer.Option(help="Processes that make the training views.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
     validation: Annotated[float | None, typer.Option(help="Share of each class held out for validation.")] = None,
+    unlabelled: Annotated[
+        str, typer.Option(metavar="background|ignore", help="Masks: what belongs to none of their classes.")
+    ] = "background",
     skip_bad: SkipBad = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="PART.KEY=VALUE", help="A setting; may be repeated.")
@@ -58,11 +64,13 @@ def learn(
     restart: Annotated[bool, typer.Option("--restart", help="Throw a half-learned round away.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Learn a round of pictures into STATE.
+    """Learn a round of pictures, or of pictures with masks, into STATE.
 
     A round brings new classes, more pictures of known ones, or both. STATE is made if it is not there. Training
     options hold for later rounds too. If the command is stopped, the same command goes on where it was.
     """
+    if unlabelled not in ("background", "ignore"):
+        raise ConfigError(f"--unlabelled must be background or ignore, got {unlabelled!r}")
     training = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -72,10 +80,17 @@ def learn(
         "validation": validation,
     }
     settings = read_settings(config, set_ or [], training)
-    given = {"method": method, "head": head, "backbone": backbone, "image_size": image_size, "seed": seed}
+    given: dict[str, Any] = {"method": method, "head": head, "backbone": backbone, "seed": seed}
+    given["image_size"] = read_size(image_size)
     check_device(device)
     with listening() as progress:
-        options: dict[str, Any] = {"task": task, "skip_bad": skip_bad, "restart": restart, "progress": progress}
+        options: dict[str, Any] = {
+            "task": task,
+            "unlabelled": unlabelled,
+            "skip_bad": skip_bad,
+            "restart": restart,
+            "progress": progress,
+        }
         learner = _open_or_create(state, data, test, given, settings, device, options)
     version = learner.state.version
     if as_json:
@@ -122,17 +137,18 @@ def _first_round(
     options: dict[str, Any],
 ) -> Learner:
     """Make the state, once the data have been looked at; it goes again if nothing worth keeping comes of it."""
-    from sapwood.data.given import read_test_data
-    from sapwood.data.sources import read_data
+    from sapwood.kinds import kind_of
     from sapwood.learner import Learner
 
-    pictures = read_data(data)
-    tests = None if test is None else read_test_data(test)
+    kind = kind_of(data)
+    kind.read(data, unlabelled=options["unlabelled"])
+    if test is not None:
+        kind.read_tests(test)
     chosen = {name: value for name, value in given.items() if value is not None}
-    learner = Learner.create(state, settings=settings, device=device, **chosen)
+    learner = Learner.create(state, kind=kind.name, settings=settings, device=device, **chosen)
     _announce(learner, options["progress"])
     try:
-        return learner.learn(pictures, test=tests, **options)
+        return learner.learn(data, test=test, **options)
     except BaseException:
         if not learner.classes_ and learner.state.training.load() is None:
             learner.state.abandon()
@@ -143,5 +159,5 @@ def _announce(learner: Learner, progress: Progress) -> None:
     record = learner.record
     progress.note(
         f"new state {learner.state.path}: method {record['method']}, backbone {record['backbone']['name']} at "
-        f"{record['image_size']} px (weights: {record['backbone']['licence']}); this stays"
+        f"{shown_size(record['image_size'])} px (weights: {record['backbone']['licence']}); this stays"
     )

@@ -18,7 +18,8 @@ Labelled = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="Labelled pictures: folder/CLASS/*.jpg, a CSV with path,label, or a saved data set.",
+        help="Labelled pictures: folder/CLASS/*.jpg, a CSV with path,label, a saved data set; or folder/images/*, "
+        "folder/masks/*.png and folder/classes.json.",
         show_default=False,
     ),
 ]
@@ -28,9 +29,35 @@ Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; by default cuda if there is one.")
 ]
 
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size",
+        metavar="SIDE|HEIGHTxWIDTH",
+        help="Pixels of a view, multiples of the patch; two numbers for masks (new states only).",
+    ),
+]
+Tile = Annotated[
+    bool, typer.Option("--tile", help="Masks: cut large pictures into views instead of shrinking them to one.")
+]
+
 _PARTS = ("adapter", "objective", "head", "training")
 
 Settings = dict[str, dict[str, Any]]
+
+
+def read_size(text: str | None) -> int | tuple[int, int] | None:
+    """A size of views as it is written on the command line.
+
+    >>> read_size("224"), read_size("168x224")
+    (224, (168, 224))
+    """
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise ConfigError(f"--image-size {text!r}: write a number, or height x width as 168x224")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 def read_settings(config: Path | None, assignments: list[str], training: Mapping[str, Any]) -> Settings:
@@ -72,10 +99,9 @@ def check_unchanged(record: Mapping[str, Any], where: Path, given: Mapping[str, 
     Raises:
         UsageError: an unknown name, or a value that differs; the message says what the state has.
     """
-    from sapwood.adapters import ADAPTERS
+    from sapwood.assembly import config_types
     from sapwood.heads import HEADS
     from sapwood.methods import find_method
-    from sapwood.objectives import OBJECTIVES
 
     parts = record["parts"]
     if given["method"] is not None:
@@ -86,19 +112,27 @@ def check_unchanged(record: Mapping[str, Any], where: Path, given: Mapping[str, 
         "--method": (given["method"], record["method"]),
         "--head": (given["head"], parts["head"]),
         "--backbone": (_whole_path(given["backbone"]), record["backbone"]["name"]),
-        "--image-size": (given["image_size"], record["image_size"]),
+        "--image-size": (_same_form(given["image_size"], record["image_size"]), record["image_size"]),
         "--seed": (given["seed"], record["seed"]),
     }
     faults = [f"{name} {old}, not {new}" for name, (new, old) in has.items() if new is not None and new != old]
-    registries: dict[str, Any] = {"adapter": ADAPTERS, "objective": OBJECTIVES, "head": HEADS}
-    for part, registry in registries.items():
+    for part, config_type in config_types(parts).items():
+        if part == "training":
+            continue
         old = record["settings"][part]
-        new = plain(build(registry[parts[part]].Config, {**old, **settings.get(part, {})}, part))
+        new = plain(build(config_type, {**old, **settings.get(part, {})}, part))
         faults += [f"{part}.{key}={old[key]}, not {new[key]}" for key in new if new[key] != old[key]]
     if faults:
         fresh = record["number"] == 1
         remedy = "remove the folder, it has learned nothing yet" if fresh else "name a new state folder"
         raise ConfigError(f"{where} was made with {'; '.join(faults)}; leave these options out, or {remedy}")
+
+
+def _same_form(size: int | tuple[int, int] | None, recorded: int | list[int]) -> int | list[int] | None:
+    """A size as the record writes it: of masks always two numbers."""
+    if size is None or isinstance(recorded, int):
+        return size if not isinstance(size, tuple) else list(size)
+    return [size, size] if isinstance(size, int) else list(size)
 
 
 def _whole_path(backbone: str | None) -> str | None:

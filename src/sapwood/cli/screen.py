@@ -60,6 +60,15 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def shown_size(size: int | Sequence[int]) -> str:
+    """Pixels of a view.
+
+    >>> shown_size(224), shown_size([168, 224])
+    ('224', '168x224')
+    """
+    return str(size) if isinstance(size, int) else "x".join(map(str, size))
+
+
 def percent(fraction: float | None) -> str:
     """A fraction as per cent; a dash where nothing was measured.
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sapwood.cli.options import AsJson, SkipBad, StateFolder
-from sapwood.cli.screen import duration, listening, percent, print_json, size, table
+from sapwood.cli.screen import duration, listening, percent, print_json, shown_size, size, table
 from sapwood.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,20 +47,47 @@ def report(
     state: StateFolder,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("report.html"),
     data: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Labelled pictures to show samples from; the state keeps none.")
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Labelled pictures, or pictures with masks, to show samples of; the state keeps none."
+        ),
     ] = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Write a report, one self-contained HTML file."""
     from sapwood.learner import Learner
     from sapwood.report import gather, render
+    from sapwood.state.files import discard, encode, put, write_aside
 
-    if not output.parent.is_dir() or output.is_dir():
-        raise ConfigError(f"--output {output}: must be a file in a folder that is there")
-    with listening():
-        page = render(gather(Learner.open(state), data, skip_bad=skip_bad))
-    output.write_text(page, "utf-8")
-    print(f"report: {output.resolve()}")
+    with _placing(output):
+        place = output.resolve()  # a link stays one: what it points to is replaced
+        if not place.parent.is_dir() or place.is_dir():
+            raise ConfigError(f"--output {output}: must be a file in a folder that is there")
+        stream = place.exists() and not place.is_file()  # a device or a pipe, which nothing may replace
+        if not stream:  # fail before anything is computed
+            discard(write_aside(place.parent, ""))
+        if place.is_file():
+            place.open("ab").close()
+    with listening() as progress:
+        page = render(gather(Learner.open(state), data, skip_bad=skip_bad, progress=progress))
+    with _placing(output):
+        if stream:
+            place.write_bytes(encode(page))
+        else:
+            put(place, page)
+    print(f"report: {place}")
+
+
+@contextmanager
+def _placing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConfigError(
+            f"--output {output}: cannot be written ({error.strerror}); name a file in a folder that you may write to"
+        ) from error
 
 
 def describe(version: Version) -> dict[str, Any]:
@@ -75,12 +105,15 @@ def describe(version: Version) -> dict[str, Any]:
                 entry["bytes"] for name, entry in record["files"].items() if name.startswith(f"{task['folder']}/")
             ),
             "validation_accuracy": task["validation_accuracy"],
+            "seconds_per_picture": task["seconds_per_picture"],
+            "peak_memory": task["peak_memory"],
         }
         for task in record["tasks"]
     ]
     return {
         "format": record["format"],
         "version": version.id,
+        "kind": record["kind"],
         "method": record["method"],
         "backbone": record["backbone"]["name"],
         "image_size": record["image_size"],
@@ -94,16 +127,18 @@ def describe(version: Version) -> dict[str, Any]:
 def summary(version: Version) -> str:
     """The same for people."""
     facts = describe(version)
-    head = f"{facts['method']} on {facts['backbone']} at {facts['image_size']} px"
+    head = f"{facts['method']} on {facts['backbone']} at {shown_size(facts['image_size'])} px"
     if not facts["tasks"]:
         return f"{head}, nothing learned yet"
     head += f", {len(facts['classes'])} classes"
-    rows = [["round", "pictures", "time", "trained", "stored", "validation, %", "classes"]]
+    rows = [["round", "pictures", "time", "peak", "a picture", "trained", "stored", "validation, %", "classes"]]
     rows += [
         [
             task["name"],
             str(task["images"]),
             duration(task["seconds"]),
+            size(task["peak_memory"]) if task["peak_memory"] else "–",
+            f"{1000 * task['seconds_per_picture']:.0f} ms",
             f"{task['trainable_parameters']:,}",
             size(task["bytes"]),
             percent(task["validation_accuracy"]),
@@ -111,12 +146,12 @@ def summary(version: Version) -> str:
         ]
         for task in facts["tasks"]
     ]
-    return f"{head}\n\n{table(rows, right=range(1, 6))}\n\n{_matrix(facts)}"
+    return f"{head}\n\n{table(rows, right=range(1, 8))}\n\n{_matrix(facts)}"
 
 
 def _matrix(facts: dict[str, Any]) -> str:
     names = [task["name"] for task in facts["tasks"]]
-    rows = [["accuracy, %", *names, ""]]
+    rows = [["accuracy, %" if facts["kind"] == "classification" else "mean IoU, %", *names, ""]]
     for name, row, source in zip(names, facts["accuracy"], facts["accuracy_on"], strict=True):
         cells = [percent(cell) for cell in row] + [""] * (len(names) - len(row))
         rows.append([f"after {name}", *cells, "" if source == "test" else "on its validation pictures"])

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sapwood.cli.options import AsJson, Device, Labelled, SkipBad, StateFolder, check_device
+from sapwood.cli.drawing import evaluation_lines, prepare_folders, write_predictions
+from sapwood.cli.options import AsJson, Device, Labelled, SkipBad, StateFolder, Tile, check_device
 from sapwood.cli.screen import listening, percent, print_json, table
 from sapwood.data.names import shown
+from sapwood.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sapwood.learner import Learner
+    from sapwood.progress import Progress
 
 _TOP = 5
+
+
+@contextmanager
+def _opened(state: Path, device: str | None) -> Iterator[tuple[Learner, Progress]]:
+    from sapwood.learner import Learner
+
+    check_device(device)
+    with listening() as progress:
+        yield Learner.open(state, device=device), progress
+
+
+def _only_for_masks(learner: Learner, **given: Any) -> None:
+    wrong = [f"--{name}" for name, value in given.items() if value]
+    if wrong and learner.kind.name != "segmentation":
+        raise ConfigError(f"{', '.join(wrong)}: only for states that draw masks; this one names pictures")
 
 
 def predict(
@@ -21,60 +45,93 @@ def predict(
     top: Annotated[
         int | None, typer.Option(min=1, metavar="K", help=f"List the best K classes; --json lists {_TOP} if left out.")
     ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write masks there, as palette PNG.")] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the pictures with their masks laid over them there.")
+    ] = None,
+    tile: Tile = False,
     as_json: AsJson = False,
     skip_bad: SkipBad = False,
     device: Device = None,
 ) -> None:
-    """Name the class of each picture."""
-    from sapwood.learner import Learner
-
-    check_device(device)
-    with listening() as progress:
-        learner = Learner.open(state, device=device)
-        answers = learner.predict(pictures, top=top or (_TOP if as_json else 1), skip_bad=skip_bad, progress=progress)
+    """Name the class of each picture, or draw its mask."""
+    with _opened(state, device) as (learner, progress):
+        masks = learner.kind.name == "segmentation"
+        _only_for_masks(learner, out=out, overlay=overlay, tile=tile)
+        if masks and top is not None:
+            raise ConfigError("--top: a mask has one class for each pixel; leave it out")
+        folders = prepare_folders(out, overlay)
+        answers = learner.iter_predict(
+            pictures, top=top or (_TOP if as_json else 1), tile=tile, skip_bad=skip_bad, progress=progress
+        )
+        predictions = write_predictions(answers, *folders) if masks else [_named(answer) for answer in answers]
     if as_json:
-        predictions = [
-            {
-                "path": answer.path,
-                "class": answer.label,
-                "score": answer.score,
-                "top": [{"class": label, "score": score} for label, score in answer.top],
-            }
-            for answer in answers
-        ]
         print_json({"version": learner.state.version.id, "predictions": predictions})
-        return
-    rows = [
-        [shown(answer.path), *(cell for label, score in answer.top for cell in (label, f"{score:.3f}"))]
-        for answer in answers
-    ]
-    print(table(rows))
+    elif masks:
+        print(table([[shown(row["path"]), shown(row["mask"] or ""), _shares(row["classes"])] for row in predictions]))
+    else:
+        print(table([_row(prediction) for prediction in predictions]))
+
+
+def _named(answer: Any) -> dict[str, Any]:
+    return {
+        "path": answer.path,
+        "class": answer.label,
+        "score": answer.score,
+        "top": [{"class": label, "score": score} for label, score in answer.top],
+    }
+
+
+def _row(prediction: dict[str, Any]) -> list[str]:
+    best = [cell for entry in prediction["top"] for cell in (entry["class"], f"{entry['score']:.3f}")]
+    return [shown(prediction["path"]), *best]
+
+
+def _shares(classes: dict[str, float]) -> str:
+    return ", ".join(f"{name} {percent(share)} %" for name, share in classes.items())
 
 
 def evaluate(
     state: StateFolder,
     data: Labelled,
     record: Annotated[
-        bool, typer.Option("--record", help="Fill the last row of the state's accuracy matrix with the result.")
+        bool, typer.Option("--record", help="Fill the last row of the state's matrix with the result.")
     ] = False,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="include|old|exclude",
+            help="Masks: the background counts in the mean (include, the default), in the old classes too, or not.",
+        ),
+    ] = None,
+    future: Annotated[
+        str | None,
+        typer.Option(metavar="ignore|background", help="Masks: pixels of classes not known yet; ignored by default."),
+    ] = None,
+    crop: Annotated[bool, typer.Option("--crop", help="Masks: measure each picture's central square only.")] = False,
+    tile: Tile = False,
     as_json: AsJson = False,
     skip_bad: SkipBad = False,
     device: Device = None,
 ) -> None:
     """Measure on labelled pictures of known classes."""
-    from sapwood.learner import Learner
+    with _opened(state, device) as (learner, progress):
+        _only_for_masks(learner, background=background, future=future, crop=crop, tile=tile)
+        options = None
+        if learner.kind.name == "segmentation":
+            from sapwood.mask_evaluation import MaskOptions
 
-    check_device(device)
-    with listening() as progress:
-        learner = Learner.open(state, device=device)
-        measured = learner.evaluate(data, record=record, skip_bad=skip_bad, progress=progress)
+            options = MaskOptions(background or "include", future or "ignore", crop, tile)  # type: ignore[arg-type]
+        measured = learner.evaluate(data, record=record, options=options, skip_bad=skip_bad, progress=progress)
     if as_json:
         print_json(measured.as_json())
-        return
-    print(f"{percent(measured.accuracy)} % of {measured.images} pictures right (version {measured.version})")
-    rows = [["round", "%"], *([name, percent(share)] for name, share in measured.per_task.items())]
-    print(f"\n{table(rows, right=[1])}")
-    counts = {name: sum(row) for name, row in zip(measured.classes, measured.confusion, strict=True)}
-    rows = [["class", "%", "pictures"]]
-    rows += [[name, percent(share), str(counts[name])] for name, share in measured.per_class.items()]
-    print(f"\n{table(rows, right=[1, 2])}")
+    elif options is not None:
+        print("\n".join(evaluation_lines(measured)))
+    else:
+        print(f"{percent(measured.accuracy)} % of {measured.images} pictures right (version {measured.version})")
+        rows = [["round", "%"], *([name, percent(share)] for name, share in measured.per_task.items())]
+        print(f"\n{table(rows, right=[1])}")
+        counts = {name: sum(row) for name, row in zip(measured.classes, measured.confusion, strict=True)}
+        rows = [["class", "%", "pictures"]]
+        rows += [[name, percent(share), str(counts[name])] for name, share in measured.per_class.items()]
+        print(f"\n{table(rows, right=[1, 2])}")

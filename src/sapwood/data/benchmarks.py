@@ -1,55 +1,26 @@
-"""Streams of tasks with a test set, by name."""
+"""Streams of tasks with a test set, by name: those of labelled pictures, and the registry of all."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from sapwood.data.decode import content_sha256
 from sapwood.data.demo import ANIMALS, animal_parts
+from sapwood.data.mask_benchmarks import MASK_BENCHMARKS, DomainBenchmark, MaskBenchmark
 from sapwood.data.names import shown
 from sapwood.data.pictures import Picture, Pictures
 from sapwood.data.splits import class_order
+from sapwood.data.streams import Round, Stream, data_folder
 from sapwood.errors import ConfigError, DataError
 from sapwood.registry import Registry
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _ANIMAL_TESTS = 200
-
-
-@dataclass(frozen=True)
-class Round:
-    """One task: its training pictures, and the test pictures of the same classes."""
-
-    name: str
-    train: Pictures
-    test: Pictures
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Tasks in the order in which they are learned."""
-
-    name: str
-    rounds: tuple[Round, ...]
-    classes: tuple[str, ...]
-    order_seed: int | None
-
-    def sha256(self) -> str:
-        """Of every picture and label, in order: two runs on equal data have equal sums."""
-        digest = hashlib.sha256()
-        for task in self.rounds:
-            for part in (task.train, task.test):
-                digest.update(f"{task.name} {len(part)}\n".encode())
-                for picture in part:
-                    digest.update(f"{picture.label} {content_sha256(picture)}\n".encode())
-        return digest.hexdigest()
 
 
 Build = Callable[[Path | None, int | None], tuple[Pictures, Pictures]]
@@ -58,6 +29,8 @@ Build = Callable[[Path | None, int | None], tuple[Pictures, Pictures]]
 @dataclass(frozen=True)
 class Benchmark:
     """A named split of labelled pictures into tasks of equally many classes; call it to get the stream."""
+
+    kind: ClassVar[str] = "classification"
 
     name: str
     description: str
@@ -103,7 +76,7 @@ def _in_order(pictures: Pictures, classes: Sequence[str]) -> Pictures:
 
 
 def _cifar10(data: Path | None, per_class: int | None) -> tuple[Pictures, Pictures]:
-    folder = _find(data, "cifar10", ("train.npz", "test.npz"), "split-cifar10-5x2")
+    folder = data_folder(data, ("cifar10",), ("train.npz", "test.npz"), "split-cifar10-5x2")
     names = _class_names(folder / "classes.json")
     train, test = (_read_npz(folder / f"{part}.npz", names) for part in ("train", "test"))
     return _first(train, names, per_class), test
@@ -111,17 +84,6 @@ def _cifar10(data: Path | None, per_class: int | None) -> tuple[Pictures, Pictur
 
 def _animals(data: Path | None, per_class: int | None) -> tuple[Pictures, Pictures]:
     return animal_parts(per_class, _ANIMAL_TESTS)
-
-
-def _find(data: Path | None, folder: str, files: Sequence[str], name: str) -> Path:
-    root = data or (Path(os.environ["SAPWOOD_DATA"]) if os.environ.get("SAPWOOD_DATA") else None)
-    wanted = " and ".join(files)
-    if root is None:
-        raise DataError(f"{name}: needs {wanted}; name their folder with --data or SAPWOOD_DATA")
-    for candidate in (Path(root) / folder, Path(root)):
-        if all((candidate / file).is_file() for file in files):
-            return candidate
-    raise DataError(f"{name}: {wanted} are neither in {shown(Path(root) / folder)} nor in {shown(root)}")
 
 
 def _class_names(file: Path) -> tuple[str, ...]:
@@ -160,8 +122,8 @@ def _first(pictures: Pictures, names: Sequence[str], count: int | None) -> Pictu
     return pictures.subset(sorted(kept))
 
 
-BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "benchmarks")
-for _entry in (
+BENCHMARKS: Registry[Benchmark | MaskBenchmark | DomainBenchmark] = Registry("benchmark", "benchmarks")
+_PICTURE_BENCHMARKS = (
     Benchmark(
         "split-cifar10-5x2",
         "CIFAR-10, 5 tasks of 2 classes, 32 × 32 pixels",
@@ -178,5 +140,6 @@ for _entry in (
         2,
         _animals,
     ),
-):
+)
+for _entry in (*_PICTURE_BENCHMARKS, *MASK_BENCHMARKS):
     BENCHMARKS.add(_entry.name, _entry)

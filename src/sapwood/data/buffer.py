@@ -20,7 +20,7 @@ _FIRST = 2**20
 
 
 class PixelBuffer:
-    """Append arrays uint8 [H, W, 3], ``close``, then read them by position.
+    """Append arrays of uint8, ``close``, then read them by position.
 
     The temporary file is removed with the object. On Linux it has no name from the start, so that even a killed
     process leaves nothing behind.
@@ -35,7 +35,7 @@ class PixelBuffer:
         self._path: Path | None = None
 
     def append(self, pixels: np.ndarray) -> None:
-        """Add one picture at the end."""
+        """Add one array of any shape at the end."""
         begin, end = self._offsets[-1], self._offsets[-1] + pixels.size
         if self._file is None and end > self._budget:
             self._move_to_file(begin)

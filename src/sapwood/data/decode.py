@@ -7,6 +7,7 @@ import hashlib
 import io
 import threading
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -31,7 +32,16 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
 _warnings_lock = threading.Lock()
+
+
+class Decoded(NamedTuple):
+    """What one read of a picture gives."""
+
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    sha256: str
+    size: tuple[int, int]  # (H, W) of the whole upright picture, before any reduction
 
 
 def decode(picture: Picture, *, shorter: int | None = None, pixel_limit: int = DEFAULT_PIXEL_LIMIT) -> np.ndarray:
@@ -58,18 +68,19 @@ def decode(picture: Picture, *, shorter: int | None = None, pixel_limit: int = D
 
 def decode_with_sha256(
     picture: Picture, *, shorter: int | None = None, pixel_limit: int = DEFAULT_PIXEL_LIMIT
-) -> tuple[np.ndarray, str]:
+) -> Decoded:
     """``decode`` and ``content_sha256`` from one read of the file."""
-    name, content = shown(picture.name), _content(picture)
+    name, content = shown(picture.name), read_content(picture)
     try:
-        image = _open(content, name)
+        image = open_image(content, name)
         if image.width * image.height > pixel_limit:
             raise DataError(
                 f"{name}: {image.width} x {image.height} pixels is above the limit of {pixel_limit:,}; make it smaller"
             )
         if image is content:
             image = image.copy()  # the caller's own: JPEG's reduced decoding would shrink it
-        return _upright_rgb(image, shorter, name), _sha256(content)
+        pixels, size = _upright_rgb(image, shorter, name)
+        return Decoded(pixels, _sha256(content), size)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -79,12 +90,28 @@ def decode_with_sha256(
         raise DataError(f"{name}: cannot be decoded ({reason}); replace it or leave it out") from error
 
 
+def upright_size(picture: Picture) -> tuple[int, int]:
+    """(H, W) of a picture turned upright, from its header alone.
+
+    Raises:
+        DataError: the file is missing, empty, or not a picture.
+    """
+    image = open_image(read_content(picture), shown(picture.name))
+    width, height = image.size
+    return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
+
+
 def content_sha256(picture: Picture) -> str:
     """sha256, as 64 hexadecimal digits, of the file's bytes; of pixels in memory with their type and shape."""
-    return _sha256(_content(picture))
+    return _sha256(read_content(picture))
 
 
-def _content(picture: Picture) -> bytes | np.ndarray | Image.Image:
+def read_content(picture: Picture) -> bytes | np.ndarray | Image.Image:
+    """The bytes of a picture's file, or what it holds in memory.
+
+    Raises:
+        DataError: the file is missing, unreadable or empty, or an array is not one of pixels.
+    """
     source, name = picture.source, shown(picture.name)
     if isinstance(source, np.ndarray):
         colours = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
@@ -137,8 +164,12 @@ def _formats() -> tuple[str, ...]:
     return tuple(known for known in _FORMATS if known in Image.OPEN)
 
 
-def _open(content: bytes | np.ndarray | Image.Image, name: str) -> Image.Image:
-    """A Pillow image of which only the header was read, if it comes from bytes."""
+def open_image(content: bytes | np.ndarray | Image.Image, name: str) -> Image.Image:
+    """A Pillow image of which only the header was read, if it comes from bytes.
+
+    Raises:
+        DataError: the bytes are not a picture.
+    """
     if isinstance(content, Image.Image):
         return content
     if isinstance(content, np.ndarray):
@@ -156,11 +187,16 @@ def _open(content: bytes | np.ndarray | Image.Image, name: str) -> Image.Image:
         ) from error
 
 
-def _upright_rgb(image: Image.Image, shorter: int | None, name: str) -> np.ndarray:
+def _upright_rgb(image: Image.Image, shorter: int | None, name: str) -> tuple[np.ndarray, tuple[int, int]]:
+    width, height = whole = image.size
     if shorter is not None:
         image.draft(None, (_DRAFT_GAP * shorter, _DRAFT_GAP * shorter))  # does nothing unless it is a JPEG
+    drafted = image.size != whole
     image.load()
-    turn = _TURNS.get(_orientation(image))  # after load(): Pillow turns TIFF itself, and then says 1 here
+    if not drafted:
+        width, height = image.size
+    orientation = _orientation(image)  # after load(): Pillow turns TIFF itself, and then says 1 here
+    turn = _TURNS.get(orientation)
     rgb = _to_rgb(image, name)
     small = min(rgb.size)
     if shorter is not None and small > shorter:
@@ -168,7 +204,7 @@ def _upright_rgb(image: Image.Image, shorter: int | None, name: str) -> np.ndarr
         rgb = rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     if turn is not None:
         rgb = rgb.transpose(turn)
-    return np.array(rgb, dtype=np.uint8)
+    return np.array(rgb, dtype=np.uint8), (width, height) if orientation in _SIDEWAYS else (height, width)
 
 
 def _orientation(image: Image.Image) -> int:

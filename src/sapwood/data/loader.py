@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from sapwood.data.store import PictureStore
 from sapwood.data.transforms import eval_view, train_view, view_key
 from sapwood.errors import ConfigError
+
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -49,17 +52,17 @@ class Views:
         )
 
 
-class Batches:
+class Batches(Generic[T]):
     """Iterable over batches, again and again the same; ``len`` counts those that will come."""
 
-    def __init__(self, loader: DataLoader[Batch], count: int) -> None:
+    def __init__(self, loader: DataLoader[T], count: int) -> None:
         self._loader = loader
         self._count = count
 
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[T]:
         return iter(self._loader)
 
 
@@ -72,7 +75,7 @@ def batches(
     order: Sequence[int] | np.ndarray | None = None,
     start: int = 0,
     workers: int = 0,
-) -> Batches:
+) -> Batches[Batch]:
     """The pictures of ``store`` in batches; the last one may be short. What comes does not depend on ``workers``.
 
     Args:
@@ -84,14 +87,25 @@ def batches(
         start: batches left out at the beginning; their pictures are not touched.
         workers: processes that prepare views; 0 does it in this one.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
     if len(targets) != len(store):
         raise ValueError(f"{len(targets)} targets for {len(store)} pictures")
-    indices = range(len(store)) if order is None else [int(index) for index in order]
-    groups = [list(indices[first : first + batch_size]) for first in range(0, len(indices), batch_size)][start:]
-    loader: DataLoader[Batch] = DataLoader(
-        _Views(store, targets, views),
+    order = range(len(store)) if order is None else order
+    return grouped(partial(_batch, store, targets, views), order, batch_size=batch_size, start=start, workers=workers)
+
+
+def grouped(
+    read: Callable[[list[int]], T], order: Sequence[int] | np.ndarray, *, batch_size: int, start: int, workers: int
+) -> Batches[T]:
+    """What ``read`` makes of each ``batch_size`` indices of ``order``, from the ``start``-th batch on.
+
+    ``read`` runs in ``workers`` processes, or in this one if there are none; it must be picklable.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
+    indices = [int(index) for index in order]
+    groups = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)][start:]
+    loader: DataLoader[T] = DataLoader(
+        _Groups(read),
         batch_size=None,
         sampler=groups,  # each "index" is the list of a whole batch
         num_workers=workers,
@@ -108,16 +122,20 @@ def epoch_order(count: int, seed: int, task: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big"))).permutation(count)
 
 
-class _Views(Dataset[Batch]):
+def _batch(store: PictureStore, targets: Tensor, views: Views, indices: list[int]) -> Batch:
+    size = views.image_size
+    images = np.empty((len(indices), size, size, 3), np.uint8)
+    for row, index in enumerate(indices):
+        images[row] = views.of(store, index)
+    where = torch.tensor(indices, dtype=torch.int64)
+    return Batch(torch.from_numpy(images), targets[where], where)
+
+
+class _Groups(Dataset[T]):
     """Maps the indices of a batch to the batch: one item is one batch, so nothing needs collating."""
 
-    def __init__(self, store: PictureStore, targets: Tensor, views: Views) -> None:
-        self.store, self.targets, self.views = store, targets, views
+    def __init__(self, read: Callable[[list[int]], T]) -> None:
+        self.read = read
 
-    def __getitem__(self, indices: list[int]) -> Batch:
-        size = self.views.image_size
-        images = np.empty((len(indices), size, size, 3), np.uint8)
-        for row, index in enumerate(indices):
-            images[row] = self.views.of(self.store, index)
-        where = torch.tensor(indices, dtype=torch.int64)
-        return Batch(torch.from_numpy(images), self.targets[where], where)
+    def __getitem__(self, indices: list[int]) -> T:
+        return self.read(indices)

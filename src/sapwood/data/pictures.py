@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from PIL import Image
@@ -16,14 +16,21 @@ Source = Path | bytes | np.ndarray | Image.Image | Callable[[], bytes]
 """A file, its bytes, pixels (uint8 [H, W, 3] RGB, [H, W, 4] RGBA or [H, W] grey), a Pillow image, or a function
 that fetches the bytes when they are wanted (so that a data set on disk need not fit into memory)."""
 
+Mask = Path | bytes | np.ndarray | Callable[[], bytes]
+"""A file, its bytes, values (uint8 [H, W]), or a function that fetches the bytes when they are wanted."""
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture not decoded yet; ``name`` is what messages show (for files the path as it was given)."""
+    """A picture not decoded yet; ``name`` is what messages show (for files the path as it was given).
+
+    What it shows is said by ``label``, or pixel by pixel by ``mask`` (see ``sapwood.data.masks``).
+    """
 
     name: str
     source: Source
     label: str | None = None
+    mask: Mask | None = None
 
 
 class Pictures(Sequence[Picture]):
@@ -49,14 +56,18 @@ class Pictures(Sequence[Picture]):
         """The distinct labels in the order in which they first appear."""
         return tuple(dict.fromkeys(label for label in self._labels if label is not None))
 
-    def subset(self, indices: Iterable[int]) -> Pictures:
+    def subset(self, indices: Iterable[int]) -> Self:
         """The pictures at ``indices``, in that order."""
-        return Pictures(self._pictures[index] for index in indices)
+        return self._with(self._pictures[index] for index in indices)
 
-    def of(self, classes: Iterable[str]) -> Pictures:
+    def of(self, classes: Iterable[str]) -> Self:
         """The pictures whose label is one of ``classes``, in their present order."""
         wanted = set(classes)
-        return Pictures(picture for picture in self._pictures if picture.label in wanted)
+        return self._with(picture for picture in self._pictures if picture.label in wanted)
+
+    def _with(self, pictures: Iterable[Picture]) -> Self:
+        """Other pictures, with whatever else this object holds."""
+        return type(self)(pictures)
 
     def __add__(self, other: Pictures) -> Pictures:
         return Pictures((*self._pictures, *other._pictures))
@@ -70,14 +81,14 @@ class Pictures(Sequence[Picture]):
     @overload
     def __getitem__(self, index: int) -> Picture: ...
     @overload
-    def __getitem__(self, index: slice) -> Pictures: ...
-    def __getitem__(self, index: int | slice) -> Picture | Pictures:
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Picture | Self:
         if isinstance(index, slice):
-            return Pictures(self._pictures[index])
+            return self._with(self._pictures[index])
         return self._pictures[index]
 
     def __repr__(self) -> str:
-        return f"Pictures({len(self)} pictures, {len(self.classes)} classes)"
+        return f"{type(self).__name__}({len(self)} pictures, {len(self.classes)} classes)"
 
 
 def as_picture(thing: Any, *, label: str | None = None, name: str | None = None) -> Picture:

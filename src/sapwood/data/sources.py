@@ -51,14 +51,14 @@ def read_data(data: Any, *, follow_splits: bool = True) -> Pictures:
     if isinstance(data, Pictures):
         return _checked(data, "the pictures given")
     if isinstance(data, str | Path):
-        path = _existing(data)
+        path = existing(data)
         if path.is_file():
             return _checked(read_table(path), path)
         if is_dataset(path):
             return _checked(read_dataset(path, _SPLITS, "train"), path)
-        splits = _split_folders(path) if follow_splits else {}
+        splits = split_folders(path) if follow_splits else {}
         if splits:
-            return _checked(_read_classes(_chosen(splits, "train", path)), path)
+            return _checked(_read_classes(chosen_split(splits, "train", path)), path)
         return _checked(_read_classes(path), path)
     if isinstance(data, Iterable):
         return _checked(_read_pairs(data), "the list given")
@@ -75,25 +75,23 @@ def read_split(data: str | Path, split: str) -> Pictures:
     Raises:
         DataError: the data has no parts, or not this one.
     """
-    path = _existing(data)
-    if split not in _SPLITS:
-        raise DataError(f"no split is called {split!r}; known: train, val, test")
+    path, usual = existing(data), usual_split(split)
     if is_dataset(path):
-        return _checked(read_dataset(path, _SPLITS, _SPLITS[split]), path)
-    splits = _split_folders(path) if path.is_dir() else {}
+        return _checked(read_dataset(path, _SPLITS, usual), path)
+    splits = split_folders(path) if path.is_dir() else {}
     if not splits:
         raise DataError(f"{shown(path)}: has no parts; expected {shown(path)}/train and {shown(path)}/{split}")
-    return _checked(_read_classes(_chosen(splits, _SPLITS[split], path)), path)
+    return _checked(_read_classes(chosen_split(splits, usual, path)), path)
 
 
 def split_names(data: str | Path) -> tuple[str, ...]:
     """Which of train, val and test the data come in; empty if they do not come in parts."""
-    path = _existing(data)
+    path = existing(data)
     if path.is_file():
         return ()
     if is_dataset(path):
         return tuple(_SPLITS.get(name.casefold(), name) for name in dataset_splits(path))
-    return tuple(_split_folders(path))
+    return tuple(split_folders(path))
 
 
 def has_splits(data: str | Path) -> bool:
@@ -109,7 +107,7 @@ def list_pictures(paths: Iterable[str | Path]) -> Pictures:
     """
     found: list[Picture] = []
     for given in paths:
-        path = _existing(given)
+        path = existing(given)
         if path.is_dir():
             inside = [Picture(str(file), file) for file in pictures_in(path)]
             if not inside:
@@ -122,7 +120,8 @@ def list_pictures(paths: Iterable[str | Path]) -> Pictures:
     return Pictures(found)
 
 
-def _existing(data: str | Path) -> Path:
+def existing(data: str | Path) -> Path:
+    """The path; if nothing is there, an error that says so."""
     if not str(data):
         raise DataError(f"no data given; {LAYOUT}")
     path = Path(data).expanduser()
@@ -135,7 +134,14 @@ def _existing(data: str | Path) -> Path:
     return path
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
+def usual_split(name: str) -> str:
+    """``train``, ``val`` or ``test`` for any name that such a part may bear."""
+    if name not in _SPLITS:
+        raise DataError(f"no split is called {name!r}; known: train, val, test")
+    return _SPLITS[name]
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
     """Its parts by their usual names, or nothing if any sub-folder is something else."""
     found: dict[str, Path] = {}
     for child in folders_in(folder):
@@ -148,7 +154,8 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _chosen(splits: dict[str, Path], wanted: str, folder: Path) -> Path:
+def chosen_split(splits: dict[str, Path], wanted: str, folder: Path) -> Path:
+    """The folder of the part ``wanted`` (a usual name); without it, an error that lists those that there are."""
     if wanted not in splits:
         there = ", ".join(child.name for child in splits.values())
         raise DataError(f"{shown(folder)}: has no {wanted} split, only: {there}")

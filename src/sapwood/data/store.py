@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,7 +20,10 @@ from sapwood.errors import DataError
 _AHEAD = 4  # pictures decoded ahead, per worker
 _MOST_THREADS = 8
 
-Decoded = tuple[np.ndarray, str] | DataError
+BUDGET = 512 * 2**20
+"""Bytes of decoded pixels kept in memory."""
+
+T = TypeVar("T")
 
 
 class PictureStore:
@@ -51,21 +56,21 @@ class PictureStore:
         pixel_limit: int = DEFAULT_PIXEL_LIMIT,
         workers: int = 0,
         progress: Callable[[int, int], None] | None = None,
-        budget: int = 512 * 2**20,
+        budget: int = BUDGET,
     ) -> None:
-        good: list[int] = []
-        bad: list[tuple[str, str]] = []
         digests: list[str] = []
         buffer = PixelBuffer(budget)
+        good: list[int] = []
+        bad: list[tuple[str, str]] = []
         try:
-            for index, outcome in enumerate(_decoded(pictures, shorter, pixel_limit, workers or _threads())):
+            decoding = partial(decode_with_sha256, shorter=shorter, pixel_limit=pixel_limit)
+            for index, outcome in enumerate(each(decoding, pictures, workers)):
                 if isinstance(outcome, DataError):
-                    bad.append((pictures[index].name, _reason(pictures[index], outcome)))
+                    bad.append(name_and_reason(outcome, pictures[index].name))
                 else:
-                    pixels, digest = outcome
-                    buffer.append(pixels)
+                    buffer.append(outcome.pixels)
+                    digests.append(outcome.sha256)
                     good.append(index)
-                    digests.append(digest)
                 if progress is not None:
                     progress(index + 1, len(pictures))
         except BaseException:
@@ -77,20 +82,7 @@ class PictureStore:
         self.sha256 = tuple(digests)
         self._buffer = buffer
         self._rows: list[int] = list(range(len(good)))
-        self._refuse_bad(pictures, skip_bad)
-
-    def _refuse_bad(self, asked: Pictures, skip_bad: bool) -> None:
-        if not self.bad:
-            return
-        count = f"{len(self.bad)} of {len(asked)} pictures cannot be read"
-        first = "; ".join(f"{shown(name)} ({reason})" for name, reason in self.bad[:5])
-        more = f"; and {len(self.bad) - 5} more" if len(self.bad) > 5 else ""
-        if not skip_bad:
-            raise DataError(f"{count}: {first}{more}. Mend or remove them, or leave them out with --skip-bad")
-        lost = [name for name in asked.classes if name not in set(self.pictures.classes)]
-        if lost or not self.pictures:
-            what = f"no readable picture is left of class {', '.join(map(repr, lost))}" if lost else "none is left"
-            raise DataError(f"{count}, {what}: {first}{more}")
+        refuse_bad(pictures, self.pictures, self.bad, skip_bad)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -110,21 +102,30 @@ class PictureStore:
         return part
 
 
-def _decoded(pictures: Pictures, shorter: int, pixel_limit: int, workers: int) -> Iterator[Decoded]:
-    """Outcomes in order; only a few pictures are ever decoded ahead, so that memory stays flat."""
+def each(read: Callable[[Picture], T], pictures: Pictures, workers: int) -> Iterator[T | DataError]:
+    """What ``read`` makes of each picture, in order, or the ``DataError`` that it raised.
 
-    def one(picture: Picture) -> Decoded:
+    Only a few pictures are ever read ahead, so that memory stays flat.
+
+    Args:
+        read: called in several threads at once.
+        pictures: what to read.
+        workers: threads; 0 takes one per processor, at most eight.
+    """
+
+    def one(picture: Picture) -> T | DataError:
         try:
-            return decode_with_sha256(picture, shorter=shorter, pixel_limit=pixel_limit)
+            return read(picture)
         except DataError as error:
             return error
 
+    workers = workers or _threads()
     if workers == 1:
         yield from map(one, pictures)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
-        waiting: deque[Future[Decoded]] = deque()
+        waiting: deque[Future[T | DataError]] = deque()
         for picture in pictures:
             waiting.append(pool.submit(one, picture))
             if len(waiting) > _AHEAD * workers:
@@ -135,10 +136,34 @@ def _decoded(pictures: Pictures, shorter: int, pixel_limit: int, workers: int) -
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def refuse_bad(
+    asked: Pictures,
+    kept: Pictures,
+    bad: Sequence[tuple[str, str]],
+    skip_bad: bool,
+    what: str = "pictures cannot be read",
+) -> None:
+    """Raise if something is bad and ``skip_bad`` is off, or if without the bad ones a class has no picture left."""
+    if not bad:
+        return
+    count = f"{len(bad)} of {len(asked)} {what}"
+    first = "; ".join(f"{shown(name)} ({reason})" for name, reason in bad[:5])
+    more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+    if not skip_bad:
+        raise DataError(f"{count}: {first}{more}. Mend or remove them, or leave them out with --skip-bad")
+    lost = [name for name in asked.classes if name not in set(kept.classes)]
+    if lost or not kept:
+        left = f"no readable picture is left of class {', '.join(map(repr, lost))}" if lost else "none is left"
+        raise DataError(f"{count}, {left}: {first}{more}")
+
+
+def name_and_reason(error: DataError, *names: str) -> tuple[str, str]:
+    """The first of ``names`` that an error is about (else the first of all), and the rest of its message."""
+    text = str(error)
+    name = next((name for name in names if text.startswith(f"{shown(name)}: ")), names[0])
+    return name, text.removeprefix(f"{shown(name)}: ")
+
+
 def _threads() -> int:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(_MOST_THREADS, usable)
-
-
-def _reason(picture: Picture, error: DataError) -> str:
-    return str(error).removeprefix(f"{shown(picture.name)}: ")

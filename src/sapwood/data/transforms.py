@@ -6,10 +6,12 @@ import hashlib
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.Image import Resampling, Transpose
 from torch import Tensor
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
@@ -21,6 +23,25 @@ def view_key(seed: int, task: int, epoch: int, sha256: str) -> int:
     """Key of one random view, 64 bits: the same picture in the same epoch looks the same in any worker or order."""
     digest = hashlib.blake2b(f"{seed}/{task}/{epoch}/{sha256}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Which part of a picture is shown, and whether mirrored."""
+
+    box: Box
+    mirror: bool
+
+    def of(self, pixels: np.ndarray, size: tuple[int, int], method: Resampling = Resampling.BICUBIC) -> np.ndarray:
+        """The part of uint8 [H, W] or [H, W, 3], resized to ``size`` (H, W)."""
+        return resized(pixels, size, self.box, method, mirror=self.mirror)
+
+
+def random_crop(width: int, height: int, key: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Crop:
+    """Random crop and horizontal flip (Szegedy et al. 2015), a function of its arguments only; see ``train_view``."""
+    numbers = random.Random(key)
+    mirror = numbers.random() < 0.5
+    return Crop(_random_box(width, height, scale, ratio, numbers), mirror)
 
 
 def train_view(
@@ -45,11 +66,8 @@ def train_view(
     Returns:
         uint8 [size, size, 3].
     """
-    numbers = random.Random(key)
-    height, width = picture.shape[:2]
-    mirror = numbers.random() < 0.5
-    view = _resized(picture, size, _random_box(width, height, scale, ratio, numbers))
-    return np.ascontiguousarray(view[:, ::-1]) if flip and mirror else view
+    crop = random_crop(picture.shape[1], picture.shape[0], key, scale, ratio)
+    return (crop if flip else replace(crop, mirror=False)).of(picture, (size, size))
 
 
 def eval_view(picture: np.ndarray, size: int) -> np.ndarray:
@@ -65,7 +83,7 @@ def eval_view(picture: np.ndarray, size: int) -> np.ndarray:
     height, width = picture.shape[:2]
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
-    return _resized(picture, size, (left, top, left + side, top + side))
+    return resized(picture, (size, size), (left, top, left + side, top + side))
 
 
 def normalise(
@@ -89,9 +107,17 @@ def normalise(
     return scaled.div_(255).sub_(centre).div_(spread).to(dtype)
 
 
-def _resized(picture: np.ndarray, size: int, box: Box) -> np.ndarray:
-    image = Image.fromarray(picture)
-    return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+def resized(
+    pixels: np.ndarray,
+    size: tuple[int, int],
+    box: Box | None = None,
+    method: Resampling = Resampling.BICUBIC,
+    *,
+    mirror: bool = False,
+) -> np.ndarray:
+    """The part ``box`` (default: all) of uint8 [H, W] or [H, W, 3], resized to ``size`` (H, W), perhaps mirrored."""
+    image = Image.fromarray(pixels).resize((size[1], size[0]), method, box=box)
+    return np.array(image.transpose(Transpose.FLIP_LEFT_RIGHT) if mirror else image)
 
 
 def _random_box(

@@ -1,4 +1,4 @@
-"""What a classification head is: features in, one logit a class out; it grows and never forgets its rows."""
+"""What a head is: tokens in, one logit a class out; it grows and never forgets its rows."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ class Features(NamedTuple):
 
 
 class Head(nn.Module, ABC):
-    """Maps ``Tokens`` to logits of all classes seen so far.
+    """Maps ``Tokens`` to logits of all classes seen so far; grows, and never forgets its rows.
 
     Every head owns a ``classifier`` whose rows are trained by gradients. Gradient heads predict with it; statistics
     heads predict from sums over features, and use it only to train the adapter and to serve the teacher.
 
-    Class attributes state facts: ``kind``; ``fitted``, how predictions come about; ``Config``, the settings;
-    ``summary`` and ``growth``, one line each for listings; ``calibrates``, whether ``fit`` sets the temperature
-    itself, on pictures before they join the sums.
+    Class attributes state facts: ``kind`` of task; ``fitted``, how predictions come about; ``Config``, the settings;
+    ``summary`` and ``growth``, one line each for listings.
 
     Attributes:
         config: the settings.
@@ -45,11 +44,10 @@ class Head(nn.Module, ABC):
 
     kind: ClassVar[str] = "classification"
     name: ClassVar[str]
-    fitted: ClassVar[Literal["gradient", "statistics"]]
+    fitted: ClassVar[Literal["gradient", "statistics"]] = "gradient"
     Config: ClassVar[type]
     summary: ClassVar[str]
     growth: ClassVar[str]
-    calibrates: ClassVar[bool] = False
 
     def __init__(self, config: Any, dim: int) -> None:
         super().__init__()
@@ -75,27 +73,81 @@ class Head(nn.Module, ABC):
             self.classifier.grow(count, generator)
             self.grow_statistics(count)
 
+    @abstractmethod
     def forward(self, tokens: Tokens) -> Tensor:
-        """Prediction logits [B, K] float32, not divided by the temperature."""
-        return _full_precision(self.logits, tokens.pooled)
+        """Prediction logits float32, [B, K] or a map [B, K, h, w], not divided by the temperature."""
 
     def training_logits(self, tokens: Tokens) -> Tensor:
-        """Logits [B, K] float32 that gradient training minimises a loss of."""
-        return _full_precision(self.classifier, tokens.pooled)
-
-    @abstractmethod
-    def logits(self, x: Tensor) -> Tensor:
-        """Prediction logits [n, K] of features [n, d] float32."""
+        """Logits that gradient training minimises a loss of; those of ``forward`` unless a head says otherwise."""
+        return self(tokens)
 
     @property
-    @abstractmethod
     def wants_features(self) -> bool:
-        """Whether ``fit`` needs the features of a round's pictures after training."""
+        """Whether the head is fitted on the pooled features of a round's pictures after training."""
+        return False
 
     @property
     def drift(self) -> Literal["none", "linear"]:
         """Whether kept statistics are to be carried along when an adapter moves the features."""
         return "linear" if self.wants_features and getattr(self.config, "drift", "none") == "linear" else "none"
+
+    def grow_statistics(self, count: int) -> None:
+        """Make room for ``count`` new classes in the kept statistics."""
+
+    def kept_statistics(self) -> dict[str, Tensor]:
+        """What is kept from the features of earlier rounds, in the dtype and shape in which it is stored."""
+        return {}
+
+    def solved_tensors(self) -> dict[str, Tensor]:
+        """What predictions use beside the trained parameters and is stored so that it need not be solved again."""
+        return {}
+
+    def load_statistics(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Restore ``kept_statistics`` and ``solved_tensors``."""
+
+    def meta(self) -> dict[str, Any]:
+        """Facts stored beside the tensors, as JSON."""
+        return {"classes": self.classes, "temperature": self.temperature}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors on the CPU, JSON facts) from which ``load`` restores the head with any number of classes."""
+        tensors = {name: value.float() for name, value in self.named_parameters()}
+        tensors |= self.solved_tensors() | self.kept_statistics()
+        return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, self.meta()
+
+    def load(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Restore what ``state`` gave. Parameters of unchanged shape keep their identity (and their optimiser)."""
+        rows = {"classifier.weight": (meta["classes"], self.dim), "classifier.bias": (meta["classes"],)}
+        for name, old in list(self.named_parameters()):
+            module, _, own = name.rpartition(".")
+            put_parameter(self.get_submodule(module), own, needed(tensors, name, rows.get(name, tuple(old.shape))))
+        self.temperature = float(meta["temperature"])
+        self.load_statistics(tensors, meta)
+
+    def declared_bytes(self) -> int:
+        """Bytes of the trained tensors and kept statistics, as ``state`` stores them."""
+        return sum(value.numel() * value.element_size() for value in self.state()[0].values())
+
+
+class PooledHead(Head):
+    """A head that names a picture by its pooled features.
+
+    ``calibrates`` says whether ``fit`` sets the temperature itself, on pictures before they join the sums.
+    """
+
+    calibrates: ClassVar[bool] = False
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Prediction logits [B, K] float32, not divided by the temperature."""
+        return in_full_precision(self.logits, tokens.pooled)
+
+    def training_logits(self, tokens: Tokens) -> Tensor:
+        """Logits [B, K] float32 of the classifier."""
+        return in_full_precision(self.classifier, tokens.pooled)
+
+    @abstractmethod
+    def logits(self, x: Tensor) -> Tensor:
+        """Prediction logits [n, K] of features [n, d] float32."""
 
     def carry(self, P: Tensor) -> None:
         """Map all kept statistics of earlier rounds by P [d, d]; see ``functional.statistics.drift_map``."""
@@ -124,43 +176,6 @@ class Head(nn.Module, ABC):
         """Fraction of held-out pictures [n] whose highest logit [n, K] is their class."""
         return int((logits.argmax(1) == targets).sum()) / len(targets)
 
-    def grow_statistics(self, count: int) -> None:
-        """Make room for ``count`` new classes in the kept statistics."""
-
-    def kept_statistics(self) -> dict[str, Tensor]:
-        """What is kept from the features of earlier rounds, in the dtype and shape in which it is stored."""
-        return {}
-
-    def solved_tensors(self) -> dict[str, Tensor]:
-        """What predictions use beside the classifier and is stored so that it need not be solved again."""
-        return {}
-
-    def load_statistics(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Restore ``kept_statistics`` and ``solved_tensors``."""
-
-    def meta(self) -> dict[str, Any]:
-        """Facts stored beside the tensors, as JSON."""
-        return {"classes": self.classes, "temperature": self.temperature}
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors on the CPU, JSON facts) from which ``load`` restores the head with any number of classes."""
-        tensors = {f"classifier.{name}": value.float() for name, value in self.classifier.named_parameters()}
-        tensors |= self.solved_tensors() | self.kept_statistics()
-        return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, self.meta()
-
-    def load(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Restore what ``state`` gave. Parameters of unchanged shape keep their identity (and their optimiser)."""
-        rows = {"weight": (meta["classes"], self.dim), "bias": (meta["classes"],)}
-        for name, old in list(self.classifier.named_parameters()):
-            stored = needed(tensors, f"classifier.{name}", rows.get(name, tuple(old.shape)))
-            put_parameter(self.classifier, name, stored)
-        self.temperature = float(meta["temperature"])
-        self.load_statistics(tensors, meta)
-
-    def declared_bytes(self) -> int:
-        """Bytes of the trained tensors and kept statistics, as ``state`` stores them."""
-        return sum(value.numel() * value.element_size() for value in self.state()[0].values())
-
     def checked(self, features: Features) -> Features:
         """The features, once their shapes, classes and numbers have been looked at."""
         x, y = features
@@ -184,7 +199,7 @@ def needed(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> 
     return tensors[name]
 
 
-def _full_precision(function: Any, x: Tensor) -> Tensor:
+def in_full_precision(function: Any, x: Tensor) -> Tensor:
     """The function of float32 features outside autocast: logits of a statistics head do not survive bfloat16."""
     if torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sapwood.functional.statistics import exact, pack_triangle, sample_gaussian, unpack_triangle
-from sapwood.heads.base import Features, Head, needed
+from sapwood.heads.base import Features, PooledHead, needed
 from sapwood.heads.classifiers import Classifier
 from sapwood.heads.settings import DriftConfig, fault_unless_among, fault_unless_int, fault_unless_number
 
@@ -158,7 +158,7 @@ def align(
     return losses
 
 
-class GradientHead(Head):
+class GradientHead(PooledHead):
     """A head that predicts with its classifier; with ``align = gaussian`` the rows are re-tuned after each round.
 
     The first round only collects Gaussians: its rows were just trained together.

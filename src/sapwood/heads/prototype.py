@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sapwood.functional.statistics import class_means, exact
-from sapwood.heads.base import Features, Head, needed
+from sapwood.heads.base import Features, PooledHead, needed
 from sapwood.heads.settings import DriftConfig, refuse
 
 
@@ -23,7 +23,7 @@ class PrototypeConfig(DriftConfig):
         refuse("prototype", self.drift_faults())
 
 
-class PrototypeHead(Head):
+class PrototypeHead(PooledHead):
     """logit_c = cos(x, mean of class c's features): SimpleCIL (Zhou et al. 2023).
 
     The mean is that of the raw features, not normalised first. A class without pictures gets -1, the least cosine.

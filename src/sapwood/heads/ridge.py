@@ -20,7 +20,7 @@ from sapwood.functional.statistics import (
     ridge_solve,
     unpack_triangle,
 )
-from sapwood.heads.base import Features, Head, needed
+from sapwood.heads.base import Features, PooledHead, needed
 from sapwood.heads.settings import DriftConfig, fault_unless_int, fault_unless_number, refuse
 
 STRENGTHS = tuple(10.0**power for power in range(-8, 9))
@@ -50,7 +50,7 @@ class RidgeConfig(DriftConfig):
         refuse("ridge", faults)
 
 
-class RidgeHead(Head):
+class RidgeHead(PooledHead):
     """logits = h W with W = (G + strength I)^-1 C, no bias, no normalisation (RanPAC, McDonnell et al. 2023).
 
     h = x, or relu(x R) with a fixed R ~ N(0, 1) [d, M]. G = sum h h^T and C = sum h onehot(y)^T run over all

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sapwood.task import Snapshot, Task
+
+if TYPE_CHECKING:
+    from sapwood.heads.base import Head
 
 Scope = Literal["own", "seen"]
 Parameters = dict[str, nn.Parameter]
@@ -16,17 +20,37 @@ Forward = Callable[[Any], Tensor]
 Batches = Callable[[int], Iterable[Any]]
 
 
-class Objective:
-    """Base of all objectives: plain cross entropy over a scope of classes.
+@dataclass(frozen=True)
+class Outputs:
+    """What a network says of a batch.
 
-    ``scope`` is ``own`` (a softmax over the classes that have pictures in this round) or ``seen`` (over all classes so
-    far). It moves results by many points, so every objective has it and every table prints it.
-
-    Class attributes:
-        needs: what the training loop computes for the loss; ``teacher`` is the network before the round.
+    Attributes:
+        logits: [B, K]; of a segmentation [B, K, H, W], at the targets' size. A teacher's have K_old channels.
+        features: patch tokens [B, N, d]; only where the objective needs them.
     """
 
+    logits: Tensor
+    features: Tensor | None = None
+
+
+class Objective:
+    """Base of all objectives.
+
+    Classification has a ``scope``: ``own`` (a softmax over the classes that have pictures in this round) or ``seen``
+    (over all classes so far). It moves results by many points, so every objective has it and every table prints it.
+    In a segmentation the softmax holds all channels; there ``ce_denominator`` is what implementations differ in.
+
+    Class attributes:
+        kinds: tasks it can learn: ``classification``, ``segmentation``.
+        Config: settings; those of classification where ``SegmentationConfig`` is there too.
+        SegmentationConfig: settings for segmentation, where they differ.
+        needs: what the training loop computes for the loss: ``teacher``, the outputs of the network before the round;
+            ``features``, the patch tokens.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"classification", "segmentation"})
     Config: ClassVar[type]
+    SegmentationConfig: ClassVar[type | None] = None
     summary: ClassVar[str]
     growth: ClassVar[str] = "nothing"
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -34,8 +58,26 @@ class Objective:
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    def loss(self, logits: Tensor, targets: Tensor, teacher: Tensor | None, task: Task) -> Tensor:
-        """Scalar, nats a picture; logits [B, K], targets int64 [B], teacher logits [B, K_old] or None."""
+    @classmethod
+    def config_type(cls, kind: str) -> type:
+        """The settings for a kind of task that is among ``kinds``."""
+        return cls.SegmentationConfig if kind == "segmentation" and cls.SegmentationConfig else cls.Config
+
+    def initialise(self, head: Head, task: Task) -> None:
+        """Set the head's new rows, once, after it has grown and before the first step of a later round.
+
+        The teacher must have been cloned before: rows of old classes may change too.
+        """
+
+    def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
+        """Scalar, nats a picture or a pixel.
+
+        Args:
+            outputs: the student's.
+            targets: int64 [B]; of a segmentation uint8 or int64 [B, H, W], channels or 255.
+            teacher: the teacher's; None in the first round and where ``needs`` does not name it.
+            task: the round.
+        """
         raise NotImplementedError
 
     def penalty(self, parameters: Parameters) -> Tensor | None:
@@ -46,7 +88,7 @@ class Objective:
         """Remember what later rounds need.
 
         ``batches(size)`` goes through the round's pictures once, ``size`` at a time; ``forward`` gives the training
-        logits [B, K] of such a batch, whose classes are ``batch.targets``.
+        logits (as in ``Outputs``) of such a batch, whose targets are ``batch.targets``.
         """
 
     def state(self) -> Snapshot:

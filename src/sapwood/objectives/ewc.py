@@ -10,13 +10,15 @@ from itertools import islice
 from torch import Tensor
 
 from sapwood.functional.losses import fisher_diagonal, merge_fisher, quadratic_penalty, scoped_cross_entropy
-from sapwood.objectives.base import Batches, Forward, Objective, Parameters, Scope
+from sapwood.functional.segmentation import pixel_cross_entropy
+from sapwood.objectives.base import Batches, Forward, Objective, Outputs, Parameters, Scope
+from sapwood.objectives.pixels import PixelConfig
 from sapwood.settings import check
 from sapwood.task import Snapshot, Task
 
 
 @dataclass(frozen=True)
-class EwcConfig:
+class AnchorConfig:
     """Strength of the anchor and how its weights are measured.
 
     Attributes:
@@ -25,22 +27,49 @@ class EwcConfig:
             implementation squares the gradient of whole batches, which makes it depend on their size.
         fisher_clip: upper bound of a Fisher entry; the usual implementation takes 1e-4; None for no bound.
         fisher_pictures: at most so many pictures of the round are used.
-        scope: classes of the cross entropy.
     """
 
     strength: float = 1000.0
     fisher_batch: int = 1
     fisher_clip: float | None = None
     fisher_pictures: int = 200
-    scope: Scope = "own"
 
     def __post_init__(self) -> None:
-        check(
+        check(*self.rules())
+
+    def rules(self) -> tuple[tuple[bool, str], ...]:
+        """What must hold, and what to say otherwise."""
+        return (
             (self.strength >= 0, f"objective.strength must be >= 0, got {self.strength}"),
             (self.fisher_batch >= 1, f"objective.fisher_batch must be >= 1, got {self.fisher_batch}"),
             (self.fisher_clip is None or self.fisher_clip > 0, "objective.fisher_clip must be > 0 or none"),
             (self.fisher_pictures >= 1, f"objective.fisher_pictures must be >= 1, got {self.fisher_pictures}"),
         )
+
+
+@dataclass(frozen=True)
+class EwcConfig(AnchorConfig):
+    """For classification: the anchor's settings and one more.
+
+    Attributes:
+        scope: classes of the cross entropy.
+    """
+
+    scope: Scope = "own"
+
+
+@dataclass(frozen=True)
+class EwcPixelConfig(PixelConfig, AnchorConfig):
+    """For segmentation: the settings of the anchor and of the pixels' cross entropy.
+
+    The field's usual implementation (MiB's) adds 500 sum F d^2, hence strength 1000, to which the default is set. Its F
+    is another quantity, though: a running mean of squared batch gradients, scaled to 0..1 within each parameter. Here
+    F is the Fisher diagonal itself, one squared gradient a picture, whose loss is the mean over its pixels.
+    """
+
+    def rules(self) -> tuple[tuple[bool, str], ...]:
+        """What must hold, and what to say otherwise."""
+        return (*PixelConfig.rules(self), *AnchorConfig.rules(self))
 
 
 class ElasticWeightConsolidation(Objective):
@@ -52,18 +81,21 @@ class ElasticWeightConsolidation(Objective):
     """
 
     Config = EwcConfig
+    SegmentationConfig = EwcPixelConfig
     summary = "cross entropy + Fisher-weighted distance to the parameters of earlier rounds"
     growth = "nothing (two copies of the trained parameters)"
 
-    def __init__(self, config: EwcConfig) -> None:
+    def __init__(self, config: AnchorConfig) -> None:
         super().__init__(config)
         self.fisher: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}
         self.classes = 0
 
-    def loss(self, logits: Tensor, targets: Tensor, teacher: Tensor | None, task: Task) -> Tensor:
-        """Mean cross entropy over the scope; the anchor is in ``penalty``."""
-        return scoped_cross_entropy(logits, targets, self.scope_of(task, logits.shape[1]))
+    def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
+        """Mean cross entropy over the scope, of pixels over all channels; the anchor is in ``penalty``."""
+        if isinstance(self.config, PixelConfig):
+            return pixel_cross_entropy(outputs.logits, targets, reduction=self.config.reduction)
+        return scoped_cross_entropy(outputs.logits, targets, self.scope_of(task, outputs.logits.shape[1]))
 
     def penalty(self, parameters: Parameters) -> Tensor | None:
         """strength/2 * sum F (theta - theta*)^2 over the entries that existed at the anchor."""
@@ -80,7 +112,7 @@ class ElasticWeightConsolidation(Objective):
         def losses() -> Iterator[Tensor]:
             for batch in islice(batches(config.fisher_batch), math.ceil(config.fisher_pictures / config.fisher_batch)):
                 logits = forward(batch)
-                yield self.loss(logits, batch.targets.to(logits.device), None, task)
+                yield self.loss(Outputs(logits), batch.targets.to(logits.device), None, task)
 
         new = fisher_diagonal(losses(), parameters, config.fisher_clip)
         brought = len(task.new) or len(task.annotated)  # a round of known classes counts too

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sapwood.functional.losses import scoped_cross_entropy
-from sapwood.objectives.base import Objective, Scope
+from sapwood.functional.segmentation import pixel_cross_entropy
+from sapwood.objectives.base import Objective, Outputs, Scope
+from sapwood.objectives.pixels import PixelConfig
 from sapwood.task import Task
 
 
@@ -24,8 +26,11 @@ class Finetune(Objective):
     """Plain fine-tuning on the round's pictures."""
 
     Config = FinetuneConfig
+    SegmentationConfig = PixelConfig
     summary = "cross entropy"
 
-    def loss(self, logits: Tensor, targets: Tensor, teacher: Tensor | None, task: Task) -> Tensor:
-        """Mean cross entropy over the scope."""
-        return scoped_cross_entropy(logits, targets, self.scope_of(task, logits.shape[1]))
+    def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
+        """Mean cross entropy over the scope; of pixels over all channels."""
+        if isinstance(self.config, PixelConfig):
+            return pixel_cross_entropy(outputs.logits, targets, reduction=self.config.reduction)
+        return scoped_cross_entropy(outputs.logits, targets, self.scope_of(task, outputs.logits.shape[1]))

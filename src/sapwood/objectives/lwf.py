@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sapwood.functional.losses import distillation, scoped_cross_entropy
-from sapwood.objectives.base import Objective, Scope
+from sapwood.objectives.base import Objective, Outputs, Scope
+from sapwood.objectives.pixels import DistillConfig, distilled_loss
 from sapwood.settings import check
 from sapwood.task import Task
 
@@ -34,15 +35,21 @@ class LwfConfig:
 
 
 class LearningWithoutForgetting(Objective):
-    """Cross entropy plus distillation of the old classes from the network before the round."""
+    """Cross entropy plus distillation of the old classes from the network before the round.
+
+    For pixels as in MiB's code: no temperature, a mean over the old channels instead of a sum, and strength 100.
+    """
 
     Config = LwfConfig
+    SegmentationConfig = DistillConfig
     summary = "cross entropy + distillation from the network before the round"
     needs = frozenset({"teacher"})
 
-    def loss(self, logits: Tensor, targets: Tensor, teacher: Tensor | None, task: Task) -> Tensor:
+    def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
         """CE over the scope + strength * KD over the old classes; the first round has no teacher."""
-        loss = scoped_cross_entropy(logits, targets, self.scope_of(task, logits.shape[1]))
+        if isinstance(self.config, DistillConfig):
+            return distilled_loss(outputs, targets, teacher, self.config)
+        loss = scoped_cross_entropy(outputs.logits, targets, self.scope_of(task, outputs.logits.shape[1]))
         if teacher is None:
             return loss
-        return loss + self.config.strength * distillation(logits, teacher, self.config.temperature)
+        return loss + self.config.strength * distillation(outputs.logits, teacher.logits, self.config.temperature)

@@ -31,12 +31,15 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
-def accuracy_chart(matrix: Sequence[Sequence[float | None]], overall: Sequence[float | None], label: str) -> str:
-    """``<svg>`` with one thin line for the accuracy on each task and a thick one over all tasks so far.
+def course_chart(
+    matrix: Sequence[Sequence[float | None]], overall: Sequence[float | None], measure: str, label: str
+) -> str:
+    """``<svg>`` with one thin line for the classes of each round and a thick one for those of all rounds so far.
 
     Args:
-        matrix: fractions, [i][j] after task i on task j; None leaves a gap in the line.
-        overall: a fraction or None for each task learned.
+        matrix: fractions, [i][j] after round i on the classes of round j; None leaves a gap in the line.
+        overall: a fraction or None for each round.
+        measure: what the fractions are.
         label: what a screen reader says in its place; must already be escaped for HTML.
     """
     import matplotlib
@@ -51,7 +54,7 @@ def accuracy_chart(matrix: Sequence[Sequence[float | None]], overall: Sequence[f
         for task in range(count):
             line = [_percent(matrix[after][task]) if after >= task else float("nan") for after in range(count)]
             axes.plot(steps, line, color=_MUTED, linewidth=0.9, marker="o", markersize=2.2)
-            labels.append((line[-1], f"task {task + 1}", _MUTED))
+            labels.append((line[-1], f"round {task + 1}", _MUTED))
         line = [_percent(value) for value in overall]
         axes.plot(steps, line, color=_ACCENT, linewidth=2.4, marker="o", markersize=5)
         labels.insert(0, (line[-1], "all so far", _ACCENT))
@@ -61,8 +64,8 @@ def accuracy_chart(matrix: Sequence[Sequence[float | None]], overall: Sequence[f
         axes.set_xlim(1 - 0.05 * span, count + 0.17 * span)  # room for the labels at the right
         axes.set_xticks(_ticks(count))
         axes.set_yticks(range(0, 101, 20))
-        axes.set_xlabel("after learning task")
-        axes.set_ylabel("accuracy in %")
+        axes.set_xlabel("after round")
+        axes.set_ylabel(f"{measure} in %")
         axes.grid(axis="y", color=_GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         stream = io.StringIO()

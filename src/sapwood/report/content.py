@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sapwood.functional.metrics import last_accuracy
 from sapwood.settings import check
 
 
@@ -19,12 +18,16 @@ class ReportTask:
 
     Attributes:
         name: as the user gave it.
-        classes: names of the classes that had pictures in this round.
+        classes: names of the classes that its cells of the matrix are about: those that had pictures in this round; of
+            masks those that this round brought, the background left out.
         images: training pictures, those held out for validation included.
         seconds: wall-clock time of the round; None if it was not recorded.
         trainable_parameters: numbers fitted in this round.
-        bytes: size of the task's files.
-        measured_on: where the row of the accuracy matrix after this round comes from.
+        bytes: size of the round's files.
+        measured_on: where the row of the matrix after this round comes from.
+        again: classes known before of which there were more masks.
+        peak_memory: bytes, None if not recorded.
+        seconds_per_picture: of a prediction after this round, None if not recorded.
     """
 
     name: str
@@ -34,6 +37,9 @@ class ReportTask:
     trainable_parameters: int
     bytes: int
     measured_on: Literal["test", "validation"] = "test"
+    again: tuple[str, ...] = ()
+    peak_memory: int | None = None
+    seconds_per_picture: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,17 +61,48 @@ class Sample:
     name: str = ""
 
     def __post_init__(self) -> None:
-        form = f"{self.image.dtype} {list(self.image.shape)}"
         check(
-            (
-                self.image.dtype == np.uint8
-                and self.image.ndim == 3
-                and self.image.shape[2] == 3
-                and self.image.size > 0,
-                f"a sample's image must be uint8 [H, W, 3], got {form}",
-            ),
+            _is_picture(self.image),
             (0 <= self.score <= 1, f"a sample's score must be in 0..1, got {self.score}"),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSample:
+    """One picture with its mask and what the model draws, all of one size: that at which they are shown.
+
+    Attributes:
+        image: uint8 [H, W, 3] RGB.
+        truth: uint8 [H, W]: 0 for the background, c for the report's class c - 1, 255 for pixels that do not count.
+        predicted: uint8 [H, W], likewise.
+        right: fraction of the pixels that count whose class is right; None if no pixel counts.
+        name: shown below the picture, its path for instance.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+    right: float | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        masks = {"truth": self.truth, "predicted": self.predicted}
+        check(
+            _is_picture(self.image),
+            *(
+                (
+                    mask.dtype == np.uint8 and mask.shape == self.image.shape[:2],
+                    f"a sample's {name} must be uint8 of its image's size, got {mask.dtype} {list(mask.shape)}",
+                )
+                for name, mask in masks.items()
+            ),
+            (self.right is None or 0 <= self.right <= 1, f"what is right must be in 0..1, got {self.right}"),
+        )
+
+
+def _is_picture(image: np.ndarray) -> tuple[bool, str]:
+    fits = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0
+    return fits, f"a sample's image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}"
 
 
 @dataclass(frozen=True)
@@ -77,14 +114,20 @@ class ReportData:
         version: id of the state's version.
         method, backbone: by name.
         created: when the version was made, as it shall be printed.
-        classes: all classes, in learning order.
+        classes: all classes in learning order; of masks without the background.
         tasks: in learning order.
-        accuracy: cell [i][j] is the accuracy on task j after learning task i, a fraction; None (or NaN) if it was
-            never measured. One row a task; a row that ends early was not measured beyond its end.
-        after_each: accuracy over all tasks so far, after each task. Without it, it is the mean of the row up to
+        measure: what the cells of the matrix are.
+        accuracy: cell [i][j] is the measure on task j's classes after learning task i, a fraction; None (or NaN) if it
+            was never measured. One row a task; a row that ends early was not measured beyond its end.
+        after_each: the measure over all tasks so far, after each task. Without it, it is the mean of the row up to
             the diagonal, tasks weighted by their number of classes; None where one of those cells is missing.
         numbers: named fractions (last accuracy, forgetting, ...); None if it cannot be said.
+        remark: a sentence on the numbers.
+        per_class: fraction of each class after the last task, in the order in which they are shown; None for classes
+            that were not among the tests. Empty: nothing is shown.
+        means: named means of ``per_class``, shown with it.
         samples: pictures with their predictions.
+        masks: pictures with their masks, the true and the predicted ones.
         costs: what to show as ``name -> value``, numbers or text with its unit.
         settings: dotted key -> value.
     """
@@ -96,10 +139,15 @@ class ReportData:
     created: str
     classes: tuple[str, ...] = ()
     tasks: tuple[ReportTask, ...] = ()
+    measure: str = "accuracy"
     accuracy: tuple[tuple[float | None, ...], ...] = ()
     after_each: tuple[float | None, ...] | None = None
     numbers: Mapping[str, float | None] = field(default_factory=dict)
+    remark: str = ""
+    per_class: Mapping[str, float | None] = field(default_factory=dict)
+    means: Mapping[str, float | None] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
+    masks: tuple[MaskSample, ...] = ()
     costs: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -112,10 +160,10 @@ class ReportData:
         check(
             (
                 len(matrix) == tasks and all(width == tasks for width in widths),
-                f"the accuracy of {tasks} tasks must have {tasks} rows of at most {tasks} cells, "
+                f"the matrix of {tasks} tasks must have {tasks} rows of at most {tasks} cells, "
                 f"got {len(matrix)} rows of {' or '.join(map(str, widths)) or 'none'}",
             ),
-            (all(0 <= cell <= 1 for cell in cells), f"accuracies must be fractions in 0..1, got {cells}"),
+            (all(0 <= cell <= 1 for cell in cells), f"cells of the matrix must be fractions in 0..1, got {cells}"),
             (
                 self.after_each is None or len(self.after_each) == tasks,
                 f"after_each must have one value a task ({tasks}), got {len(self.after_each or ())}",
@@ -125,10 +173,11 @@ class ReportData:
             object.__setattr__(self, "after_each", tuple(map(self._seen, range(tasks))))
 
     def _seen(self, last: int) -> float | None:
-        weights = [len(task.classes) for task in self.tasks[: last + 1]]
-        if None in self.accuracy[last][: last + 1] or not sum(weights):
+        pairs = zip(self.tasks[: last + 1], self.accuracy[last], strict=False)
+        cells = [(cell, len(task.classes)) for task, cell in pairs if task.classes]
+        if not cells or any(cell is None for cell, _ in cells):
             return None
-        return last_accuracy([row[: last + 1] for row in self.accuracy[: last + 1]], weights)
+        return sum((cell or 0.0) * weight for cell, weight in cells) / sum(weight for _, weight in cells)
 
 
 def _measured(cell: float | None) -> float | None:

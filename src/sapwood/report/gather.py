@@ -2,62 +2,102 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from sapwood.data.names import shown
+from sapwood.data.legend import BACKGROUND
+from sapwood.data.masks import MaskedPictures
 from sapwood.functional import metrics
-from sapwood.report.content import ReportData, ReportTask, Sample
-from sapwood.report.markup import THUMBNAIL, size
+from sapwood.progress import Progress
+from sapwood.report.content import ReportData, ReportTask
+from sapwood.report.markup import duration, size
+from sapwood.report.samples import draw_samples, name_samples, read_samples
 
 if TYPE_CHECKING:
     from sapwood.learner import Learner
 
+_NUMBERS = {
+    "classification": ("last accuracy", "average incremental accuracy", "forgetting", "backward transfer"),
+    "segmentation": ("last mean IoU", "average over the rounds", "forgetting", "backward transfer"),
+}
+_REMARK = (
+    "IoU: intersection over union of the true and the predicted pixels of a class. The means are over the classes of "
+    "the rounds; the background is none of them unless said so."
+)
 
-def gather(learner: Learner, data: Any = None, *, samples: int = 24, skip_bad: bool = False) -> ReportData:
+
+def gather(
+    learner: Learner,
+    data: Any = None,
+    *,
+    samples: int | None = None,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> ReportData:
     """What the current version has to report.
 
     Args:
         learner: open on the version that is reported.
-        data: labelled pictures (class folder, CSV, ...), from which ``samples`` are shown with their predictions;
-            None: no pictures, since the state keeps none.
-        samples: how many; spread over the classes, the same ones every time.
+        data: labelled pictures (class folder, CSV, ...) or pictures with masks, from which ``samples`` are shown with
+            their predictions; None: no pictures, since the state keeps none.
+        samples: how many, the same ones every time; by default 24, spread over the classes, and of masks 12.
         skip_bad: leave unreadable pictures out, else they are an error.
+        progress: listens to what happens.
+
+    Raises:
+        UsageError: the data cannot be read, or are not of the kind that the learner learns.
     """
     version = learner.state.version
     record = version.record
+    masks = record["kind"] == "segmentation"
     pairs = zip(record["tasks"], record["accuracy_on"], strict=True)
-    tasks = tuple(_task(task, source, record["files"]) for task, source in pairs)
+    tasks = tuple(_task(task, masks, source, record["files"]) for task, source in pairs)
+    measured = record["tasks"][-1].get("measured", {}) if tasks else {}
+    numbers = _numbers(_NUMBERS[record["kind"]], _tested(record), [len(task.classes) for task in tasks])
+    if "miou" in measured:
+        numbers["with the background"] = measured["miou"]
+    shown: dict[str, Any] = {}
+    if data is not None:
+        pictures = read_samples(learner, data)
+        rest = (samples, skip_bad, progress or Progress())
+        if isinstance(pictures, MaskedPictures):
+            shown["masks"] = draw_samples(learner, pictures, *rest)
+        else:
+            shown["samples"] = name_samples(learner, pictures, *rest)
     return ReportData(
         title=learner.state.path.resolve().name,
         version=version.id,
         method=record["method"],
         backbone=record["backbone"]["name"],
         created=record["created"].replace("T", " ").replace("+00:00", " UTC"),
-        classes=learner.classes_,
+        classes=tuple(name for name in learner.classes_ if not (masks and name == BACKGROUND)),
         tasks=tasks,
+        measure=f"mean {learner.kind.measure}" if masks else learner.kind.measure,
         accuracy=tuple(tuple(row) for row in learner.accuracy_),
-        numbers=_numbers(_tested(record), [len(task.classes) for task in tasks]),
-        samples=() if data is None else _samples(learner, data, samples, skip_bad),
+        numbers=numbers,
+        remark=_REMARK if masks else "",
+        per_class=measured.get("per_class", {}),
+        means=_means(measured),
+        **shown,
         costs=_costs(record),
         settings=_settings(record),
     )
 
 
-def _task(task: Mapping[str, Any], source: str, files: Mapping[str, Mapping[str, Any]]) -> ReportTask:
+def _task(task: Mapping[str, Any], masks: bool, source: str, files: Mapping[str, Mapping[str, Any]]) -> ReportTask:
     stored = sum(entry["bytes"] for name, entry in files.items() if name.startswith(task["folder"] + "/"))
+    classes = task["classes"] if masks else task["annotated"]
     return ReportTask(
         name=task["name"],
-        classes=tuple(task["annotated"]),
+        classes=tuple(classes),
         images=task["images"],
         seconds=task["seconds"],
         trainable_parameters=task["trainable_parameters"],
         bytes=stored,
         measured_on="validation" if source == "validation" else "test",
+        again=tuple(name for name in task["annotated"] if name not in classes),
+        peak_memory=task["peak_memory"] or None,
+        seconds_per_picture=task.get("seconds_per_picture"),
     )
 
 
@@ -67,18 +107,35 @@ def _tested(record: Mapping[str, Any]) -> list[list[float | None]]:
     return [list(row) if source == "test" else [None] * len(row) for row, source in rows]
 
 
-def _numbers(rows: Sequence[Sequence[float | None]], weights: Sequence[int]) -> dict[str, float | None]:
+def _numbers(
+    names: Sequence[str], rows: Sequence[Sequence[float | None]], weights: Sequence[int]
+) -> dict[str, float | None]:
     """The field's measures as far as the cells they need were measured."""
-    tasks = len(rows)
-    matrix = [[*row, *[None] * (tasks - len(row))] for row in rows]
-    measures: dict[str, Callable[[], float]] = {}
-    if tasks:
-        measures["last accuracy"] = lambda: metrics.last_accuracy(matrix, weights)
-    if tasks > 1:  # of a single task there is nothing to forget
-        measures["average incremental accuracy"] = lambda: metrics.average_incremental_accuracy(matrix, weights)
-        measures["forgetting"] = lambda: metrics.forgetting(matrix)
-        measures["backward transfer"] = lambda: metrics.backward_transfer(matrix)
-    return {name: _or_none(measure) for name, measure in measures.items()}
+    matrix, weights = _continued(rows, weights)
+    measures: list[Callable[[], float]] = []
+    if matrix:
+        measures.append(lambda: metrics.last_accuracy(matrix, weights))
+    if len(matrix) > 1:  # of a single round there is nothing to forget
+        measures += [
+            lambda: metrics.average_incremental_accuracy(matrix, weights),
+            lambda: metrics.forgetting(matrix),
+            lambda: metrics.backward_transfer(matrix),
+        ]
+    return {name: _or_none(measure) for name, measure in zip(names, measures, strict=False)}
+
+
+def _continued(
+    rows: Sequence[Sequence[float | None]], weights: Sequence[int]
+) -> tuple[list[list[float | None]], list[int]]:
+    """Matrix and weights of the rounds that brought classes; one that brought none continues the one before it.
+
+    >>> _continued([[0.9], [0.5, None], [0.4, None, 0.8]], [2, 0, 1])
+    ([[0.5, None], [0.4, 0.8]], [2, 1])
+    """
+    starts = [index for index, weight in enumerate(weights) if weight]
+    full = [[*row, *[None] * (len(rows) - len(row))] for row in rows]
+    ends = [start - 1 for start in starts[1:]] + [len(rows) - 1]
+    return [[full[end][start] for start in starts] for end in ends if starts], [weights[start] for start in starts]
 
 
 def _or_none(measure: Callable[[], float]) -> float | None:
@@ -88,63 +145,34 @@ def _or_none(measure: Callable[[], float]) -> float | None:
         return None
 
 
+def _means(measured: Mapping[str, Any]) -> dict[str, float | None]:
+    names = {"miou": "all, with the background", "old": "first round", "new": "later rounds", "background": BACKGROUND}
+    return {name: measured[key] for key, name in names.items() if key in measured}
+
+
 def _costs(record: Mapping[str, Any]) -> dict[str, Any]:
     if not record["tasks"]:
         return {}
-    seconds = sum(task["seconds"] for task in record["tasks"])
     last = record["tasks"][-1]
     costs = {
-        "all files of this version": size(sum(entry["bytes"] for entry in record["files"].values())),
-        "learning, all tasks": f"{seconds:,.0f} s",
-        "trained parameters, last task": last["trainable_parameters"],
+        "stored, all files of this version": size(sum(entry["bytes"] for entry in record["files"].values())),
+        "learning, all rounds": duration(sum(task["seconds"] for task in record["tasks"])),
+        "trained parameters, last round": last["trainable_parameters"],
     }
     if last["peak_memory"]:
-        costs["peak memory, last task"] = size(last["peak_memory"])
-    return costs | {"device, last task": f"{last['device']}, threads: {last['threads']}"}
+        costs["peak memory, last round"] = size(last["peak_memory"])
+    if last.get("seconds_per_picture"):
+        costs["predicting a picture, after the last round"] = duration(last["seconds_per_picture"])
+    return costs | {"device, last round": f"{last['device']}, threads: {last['threads']}"}
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     parts = record["parts"]
-    settings: dict[str, Any] = {"image_size": record["image_size"], "seed": record["seed"]}
+    sides = record["image_size"]
+    side = "x".join(map(str, sides)) if isinstance(sides, list) else sides
+    settings: dict[str, Any] = {"image_size": side, "seed": record["seed"]}
     for part, values in record["settings"].items():
         if part in parts:
             settings[part] = parts[part]
         settings |= {f"{part}.{key}": value for key, value in values.items()}
     return settings
-
-
-def _samples(learner: Learner, data: Any, count: int, skip_bad: bool) -> tuple[Sample, ...]:
-    from sapwood.data.decode import decode
-    from sapwood.data.given import read_test_data
-
-    pictures = read_test_data(data)
-    chosen = pictures.subset(spread(pictures.labels, count))
-    predictions = {prediction.path: prediction for prediction in learner.predict(chosen, top=1, skip_bad=skip_bad)}
-    return tuple(
-        Sample(decode(picture, shorter=THUMBNAIL), found.label, found.score, picture.label, _short(picture.name))
-        for picture in chosen
-        if (found := predictions.get(picture.name))
-    )
-
-
-def _short(name: str) -> str:
-    """The end of a path: a report is passed on, and what lies above is nobody's business.
-
-    >>> _short("private/2026/birds/owl/1.jpg")
-    'birds/owl/1.jpg'
-    """
-    return shown("/".join(Path(name).parts[-3:]))
-
-
-def spread(labels: Sequence[str | None], count: int) -> list[int]:
-    """Indices of at most ``count`` items, as evenly over the labels as they go, in ascending order.
-
-    >>> spread(["cat", "cat", "cat", "dog"], 2)[-1]
-    3
-    """
-    seen: Counter[str | None] = Counter()
-    turns: list[tuple[int, int, int]] = []
-    for index in np.random.default_rng(0).permutation(len(labels)).tolist():
-        turns.append((seen[labels[index]], len(turns), index))
-        seen[labels[index]] += 1
-    return sorted(index for _, _, index in sorted(turns)[:count])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sized
 from importlib.resources import files
 from typing import Any
 
-from sapwood.report.chart import accuracy_chart
-from sapwood.report.content import ReportData, ReportTask, Sample
-from sapwood.report.markup import Column, Html, duration, one_line, percent, png, size, table, text
+from sapwood.report.chart import course_chart
+from sapwood.report.content import ReportData, ReportTask
+from sapwood.report.gallery import masks, samples
+from sapwood.report.markup import Column, Html, amount, duration, one_line, percent, section, size, swatch, table, text
 
 HEAT_STEPS = 10  # shades of the heat map; the style sheet has one rule for each
-CLASSES_SHOWN = 12  # of a task, before the rest is folded away
+CLASSES_SHOWN = 12  # of a round, before the rest is folded away
+CLASSES_LISTED = 24  # in the table of classes, before it is folded away
 # The page may load nothing at all: a class name that smuggled markup past the escaping would still be inert.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -23,10 +25,12 @@ def render(report: ReportData) -> str:
         _numbers(report),
         _matrix(report),
         _course(report),
-        _samples(report),
-        _tasks(report),
-        _pairs("Costs", "cost", report.costs),
-        _pairs("Settings", "setting", report.settings),
+        _each_class(report),
+        samples(report.samples),
+        masks(report.masks, report.classes),
+        _rounds(report),
+        _pairs("Costs", "cost", report.costs, amount),
+        _pairs("Settings", "setting", report.settings, one_line),
     )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -38,29 +42,20 @@ def render(report: ReportData) -> str:
     )
 
 
-def _section(title: str, *parts: str) -> Html:
-    anchor = title.lower().replace(" ", "-")
-    return Html(
-        f'<section aria-labelledby="{anchor}">\n<h2 id="{anchor}">{text(title)}</h2>\n'
-        + "".join(parts)
-        + "</section>\n"
-    )
-
-
 def _header(report: ReportData) -> str:
     facts = {
         "Version": report.version,
         "Method": report.method,
         "Backbone": report.backbone,
         "Created": report.created,
-        "Learned": f"{_count(len(report.classes), 'class', 'classes')} in {_count(len(report.tasks), 'task', 'tasks')}",
+        "Learned": f"{_count(report.classes, 'class', 'classes')} in {_count(report.tasks, 'round', 'rounds')}",
     }
     items = "".join(f"<div><dt>{name}</dt><dd>{text(value)}</dd></div>" for name, value in facts.items())
     return f'<header>\n<h1>{text(report.title)}</h1>\n<dl class="facts">{items}</dl>\n</header>\n'
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
+def _count(things: Sized, one: str, many: str) -> str:
+    return f"{len(things):,} {one if len(things) == 1 else many}"
 
 
 def _numbers(report: ReportData) -> str:
@@ -70,7 +65,8 @@ def _numbers(report: ReportData) -> str:
         f"<div><dt>{text(name)}</dt><dd>{percent(value)}{'' if value is None else ' <small>%</small>'}</dd></div>"
         for name, value in report.numbers.items()
     )
-    return _section("Summary", f'<dl class="tiles">{items}</dl>\n')
+    remark = f'<p class="note">{text(report.remark)}</p>\n' if report.remark else ""
+    return section("Summary", f'<dl class="tiles">{items}</dl>\n', remark)
 
 
 def _task_name(index: int, task: ReportTask) -> Html:
@@ -78,24 +74,37 @@ def _task_name(index: int, task: ReportTask) -> Html:
 
 
 def _matrix(report: ReportData) -> str:
+    measure = _capital(report.measure)
     if not report.tasks:
-        return _section("Accuracy matrix", "<p>Nothing was learned yet.</p>\n")
-    columns = [Column("after task"), *(Column(_task_name(*pair), number=True) for pair in enumerate(report.tasks))]
+        return section(f"{measure} matrix", "<p>Nothing was learned yet.</p>\n")
+    shown = [index for index, task in enumerate(report.tasks) if task.classes]
+    columns = [
+        Column("after round"),
+        *(Column(_task_name(index, report.tasks[index]), number=True) for index in shown),
+    ]
     rows = [
-        [_task_name(after, task), *(_heat(report, after, on) for on in range(len(report.tasks)))]
+        [_task_name(after, task), *(_heat(report, after, on) for on in shown)]
         for after, task in enumerate(report.tasks)
     ]
     legend = (
-        "Rows: after learning a task. Columns: the task whose pictures were classified, among all classes known then."
+        "Rows: after learning a round. Columns: the round whose classes were measured, among all classes known then."
     )
     marked = any(task.measured_on == "validation" for task in report.tasks)
-    hint = " v: measured on the task's validation split, as no test set was given." if marked else ""
+    hint = (
+        " v: on the round's own validation pictures and among its own classes alone, as no test pictures were given."
+        if marked
+        else ""
+    )
     key = '<span class="swatch missing"></span> not measured.'
-    return _section(
-        "Accuracy matrix",
-        table("Accuracy in percent", columns, rows, "heat"),
+    return section(
+        f"{measure} matrix",
+        table(f"{measure} in percent", columns, rows, "heat"),
         f'<p class="note">{legend} {key}{hint}</p>\n',
     )
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _heat(report: ReportData, after: int, on: int) -> Html:
@@ -103,7 +112,7 @@ def _heat(report: ReportData, after: int, on: int) -> Html:
     if value is None:
         return Html('<td class="missing"><span class="aside">not measured</span></td>')
     validation = report.tasks[after].measured_on == "validation"
-    mark = '<abbr title="validation split">v</abbr>' if validation else ""
+    mark = '<abbr title="validation pictures">v</abbr>' if validation else ""
     return Html(f'<td class="number h{round(HEAT_STEPS * value)}">{percent(value)}{mark}</td>')
 
 
@@ -111,66 +120,71 @@ def _course(report: ReportData) -> str:
     overall = report.after_each or ()
     if all(value is None for value in overall) and all(cell is None for row in report.accuracy for cell in row):
         return ""
-    chart = accuracy_chart(report.accuracy, overall, "Line chart of the accuracies; the table below has the numbers")
+    measure = _capital(report.measure)
+    words = f"Line chart of the {report.measure} after each round; the table below has the numbers"
+    chart = course_chart(report.accuracy, overall, report.measure, text(words))
     rows = [[_task_name(index, report.tasks[index]), percent(value)] for index, value in enumerate(overall)]
-    return _section(
-        "Accuracy after each task",
+    return section(
+        f"{measure} after each round",
         f'<div class="scroll" tabindex="0" role="region" aria-label="Chart">{chart}</div>\n'
-        '<p class="note">Thick: all tasks learned so far. Thin: each task on its own.</p>\n',
+        '<p class="note">Thick: the classes of all rounds so far. Thin: those of each round on its own.</p>\n',
         table(
-            "Accuracy over all tasks so far, in percent", [Column("after task"), Column("accuracy", number=True)], rows
+            f"{measure} over all rounds so far, in percent",
+            [Column("after round"), Column(report.measure, number=True)],
+            rows,
         ),
     )
 
 
-def _samples(report: ReportData) -> str:
-    if not report.samples:
+def _each_class(report: ReportData) -> str:
+    if not report.per_class:
         return ""
-    known = [sample for sample in report.samples if sample.true is not None]
-    right = sum(sample.true == sample.predicted for sample in known)
-    summary = f'<p class="note">{right} of these {len(known)} are right.</p>\n' if known else ""
-    items = "".join(_sample(sample) for sample in report.samples)
-    return _section("Sample predictions", summary, f'<ul class="samples">\n{items}</ul>\n')
-
-
-def _sample(sample: Sample) -> str:
-    if sample.true is None:
-        kind, verdict = "open", "true class not known"
-    elif sample.true == sample.predicted:
-        kind, verdict = "right", '<span aria-hidden="true">✓</span> right'
-    else:
-        kind, verdict = "wrong", f'<span aria-hidden="true">✗</span> wrong, it is <b>{text(sample.true)}</b>'
-    small = ' class="small"' if max(sample.image.shape[:2]) < 80 else ""
-    name = f'<span class="path">{text(sample.name)}</span>' if sample.name else ""
-    return (
-        f'<li class="{kind}"><img src="{png(sample.image)}"{small} alt="{text(sample.name or "picture")}">'
-        f"<p><b>{text(sample.predicted)}</b> {percent(sample.score, 0)} %</p><p>{verdict}</p>{name}</li>\n"
+    facts = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{percent(value)}</dd></div>" for name, value in report.means.items()
     )
+    round_of = {name: _task_name(*pair) for pair in enumerate(report.tasks) for name in pair[1].classes}
+    rows = [
+        [Html(f"{swatch(report.classes, name)} {text(name)}"), round_of.get(name, ""), percent(value), _bar(value)]
+        for name, value in report.per_class.items()
+    ]
+    columns = [Column("class"), Column("round"), Column("IoU", number=True), Column("")]
+    listed = table("IoU of each class after the last round, in percent", columns, rows, "classes")
+    if len(rows) > CLASSES_LISTED:
+        listed = Html(f"<details><summary>all {len(rows)} classes</summary>\n{listed}</details>\n")
+    return section("IoU of each class", f'<dl class="facts">{facts}</dl>\n' if facts else "", listed)
 
 
-def _tasks(report: ReportData) -> str:
+def _bar(value: float | None) -> Html:
+    return Html(f'<span class="bar" style="width:{100 * (value or 0):.0f}%"></span>')
+
+
+def _rounds(report: ReportData) -> str:
     if not report.tasks:
         return ""
-    columns = [
-        Column("task"),
-        Column("classes"),
-        *(Column(name, number=True) for name in ("pictures", "time", "trained parameters", "size of its files")),
-    ]
+    names = ("pictures", "time", "peak memory", "time to predict a picture", "trained parameters", "stored")
+    columns = [Column("round"), Column("classes"), *(Column(name, number=True) for name in names)]
     rows = [
         [
             _task_name(index, task),
-            _classes(task.classes),
+            _classes(task),
             f"{task.images:,}",
             duration(task.seconds),
+            "not recorded" if task.peak_memory is None else size(task.peak_memory),
+            duration(task.seconds_per_picture),
             f"{task.trainable_parameters:,}",
             size(task.bytes),
         ]
         for index, task in enumerate(report.tasks)
     ]
-    return _section("Tasks", table("What was learned, and what it took", columns, rows, "tasks"))
+    return section("Rounds", table("What was learned, and what it took", columns, rows, "rounds"))
 
 
-def _classes(names: tuple[str, ...]) -> Html:
+def _classes(task: ReportTask) -> Html:
+    again = Html(f"{'<br>' if task.classes else ''}more of {_listed(task.again)}" if task.again else "")
+    return Html(_listed(task.classes) + again)
+
+
+def _listed(names: tuple[str, ...]) -> Html:
     shown = ", ".join(text(name) for name in names[:CLASSES_SHOWN])
     rest = names[CLASSES_SHOWN:]
     if not rest:
@@ -179,8 +193,8 @@ def _classes(names: tuple[str, ...]) -> Html:
     return Html(f"{shown}<details><summary>and {len(rest)} more</summary>{hidden}</details>")
 
 
-def _pairs(title: str, first: str, values: Mapping[str, Any]) -> str:
-    rows = [[key, one_line(value)] for key, value in values.items()]
+def _pairs(title: str, first: str, values: Mapping[str, Any], shown: Callable[[Any], str]) -> str:
+    rows = [[key, shown(value)] for key, value in values.items()]
     if not rows:
         return ""
-    return _section(title, table(f"{title} by name", [Column(first), Column("value")], rows, f"pairs {first}"))
+    return section(title, table(f"{title} by name", [Column(first), Column("value")], rows, f"pairs {first}"))

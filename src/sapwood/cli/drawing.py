@@ -1,0 +1,90 @@
+"""Masks on the command line: files that ``predict`` writes, tables that ``evaluate`` prints, and ``sapwood masks``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sapwood.cli.screen import listening, percent, table
+from sapwood.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sapwood.mask_evaluation import MaskEvaluation, MaskPrediction
+
+
+def masks(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FROM", help="COCO's JSON file, or a folder of labelme files.", show_default=False),
+    ],
+    target: Annotated[Path, typer.Argument(metavar="TO", help="A folder to be made.", show_default=False)],
+) -> None:
+    """Turn polygons (COCO, labelme) into a folder of pictures and masks that `learn` takes."""
+    from sapwood.data.polygons import convert
+
+    with listening() as progress:
+        progress.start("drawing masks", 0)
+        made = convert(source, target, progress=lambda done, total: progress.advance(1))
+        progress.finish()
+    print(f"{made.pictures} pictures with masks of {len(made.classes)} classes in {target}")
+
+
+def prepare_folders(*folders: Path | None) -> tuple[Path | None, ...]:
+    """Make folders to write to, before anything is computed."""
+    for folder in folders:
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
+    return folders
+
+
+def write_predictions(
+    answers: Iterable[MaskPrediction], out: Path | None, overlays: Path | None
+) -> list[dict[str, Any]]:
+    """Write masks and overlays as they come: what ``predict --json`` lists, one entry a picture."""
+    from PIL import Image
+
+    from sapwood.data.palette import overlay, write_mask
+
+    listed: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    for answer in answers:
+        name = _free_name(Path(answer.path).stem or "picture", taken)
+        if out is not None:
+            write_mask(out / f"{name}.png", answer.mask)
+        if overlays is not None:
+            Image.fromarray(overlay(answer.image, answer.mask)).save(overlays / f"{name}.png")
+        written = str(out / f"{name}.png") if out is not None else None
+        listed.append({"path": answer.path, "mask": written, "classes": answer.shares})
+    return listed
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """The stem, or the stem and a number where two pictures share it."""
+    name, number = stem, 1
+    while name.casefold() in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name.casefold())
+    return name
+
+
+def evaluation_lines(measured: MaskEvaluation) -> list[str]:
+    """The measure for people."""
+    lines = [
+        f"mIoU {percent(measured.miou)} % over {measured.images} pictures, {measured.pixels:,} pixels "
+        f"(version {measured.version})",
+        "",
+    ]
+    rows = [["part", "IoU, %"]]
+    for name, value in (("old", measured.old), ("new", measured.new), ("background", measured.background)):
+        rows.append([name, percent(value)])
+    truth = {name: sum(row) for name, row in zip(measured.classes, measured.confusion, strict=True)}
+    classes = [["class", "IoU, %", "pixels"]]
+    classes += [[name, percent(value), f"{truth[name]:,}"] for name, value in measured.per_class.items()]
+    return [*lines, table(rows, right=[1]), "", table(classes, right=[1, 2])]

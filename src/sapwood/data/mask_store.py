@@ -1,0 +1,159 @@
+"""Decoded pictures and masks at working size: each file is read and decoded once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from PIL.Image import Resampling
+
+from sapwood.data.buffer import PixelBuffer
+from sapwood.data.decode import DEFAULT_PIXEL_LIMIT, decode_with_sha256
+from sapwood.data.legend import IGNORE, Legend
+from sapwood.data.masks import MaskedPictures, mask_name, read_mask
+from sapwood.data.pictures import Picture
+from sapwood.data.store import BUDGET, each, name_and_reason, refuse_bad
+from sapwood.data.transforms import resized
+from sapwood.errors import DataError
+
+_SHARE = 3  # of every four bytes in memory, those for pixels; a mask has one byte where a picture has three
+
+
+class MaskStore:
+    """Decoded pictures with their masks, for training; evaluation reads masks at their own resolution.
+
+    Args:
+        pictures: what to decode.
+        shorter: shorter side in pixels to which larger pictures are reduced (antialiased); masks go along (nearest).
+        skip_bad: leave out pictures that, or whose masks, cannot be read or do not fit (they are listed in ``bad``)
+            instead of raising.
+        pixel_limit: see ``decode``.
+        workers: decoding threads; 0 takes one per processor, at most eight.
+        progress: called with (done, total) after each picture, from the calling thread.
+        budget: bytes kept in memory; what is beyond goes to a temporary file.
+
+    Attributes:
+        pictures: the good ones.
+        bad: (name of the picture or mask, reason) of the others.
+        sha256: of each good picture's and mask's bytes together.
+        counts: int64 [N, 256], pixels of each value at the mask's own resolution.
+
+    Raises:
+        DataError: something cannot be read or does not fit and ``skip_bad`` is off, or nothing good is left.
+    """
+
+    def __init__(
+        self,
+        pictures: MaskedPictures,
+        shorter: int,
+        *,
+        skip_bad: bool = False,
+        pixel_limit: int = DEFAULT_PIXEL_LIMIT,
+        workers: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+        budget: int = BUDGET,
+    ) -> None:
+        good: list[int] = []
+        bad: list[tuple[str, str]] = []
+        digests: list[str] = []
+        counts: list[np.ndarray] = []
+        pixels, masks = PixelBuffer(budget * _SHARE // 4), PixelBuffer(budget - budget * _SHARE // 4)
+        try:
+            reading = partial(_read, legend=pictures.legend, shorter=shorter, pixel_limit=pixel_limit)
+            for index, outcome in enumerate(each(reading, pictures, workers)):
+                if isinstance(outcome, DataError):
+                    bad.append(name_and_reason(outcome, pictures[index].name, mask_name(pictures[index])))
+                else:
+                    pixels.append(outcome.pixels)
+                    masks.append(outcome.mask)
+                    counts.append(outcome.counts)
+                    digests.append(outcome.sha256)
+                    good.append(index)
+                if progress is not None:
+                    progress(index + 1, len(pictures))
+        except BaseException:
+            pixels.abandon()
+            masks.abandon()
+            raise
+        pixels.close()
+        masks.close()
+        self.pictures: MaskedPictures = pictures.subset(good)
+        self.bad = tuple(bad)
+        self.sha256 = tuple(digests)
+        self.counts = np.array(counts, np.int64).reshape(-1, 256)
+        self._pixels, self._masks = pixels, masks
+        self._rows: list[int] = list(range(len(good)))
+        refuse_bad(pictures, self.pictures, self.bad, skip_bad, "pictures or masks cannot be used")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """The picture, uint8 [H, W, 3]."""
+        return self._pixels[self._rows[index]]
+
+    def mask(self, index: int) -> np.ndarray:
+        """The values of its mask at the picture's size here, uint8 [H, W]."""
+        return self._masks[self._rows[index]]
+
+    def subset(self, indices: Iterable[int]) -> MaskStore:
+        """A store of the pictures at ``indices``, in that order, over the same memory."""
+        chosen = [range(len(self))[int(index)] for index in indices]
+        part = object.__new__(MaskStore)
+        part.pictures = self.pictures.subset(chosen)
+        part.bad = ()
+        part.sha256 = tuple(self.sha256[index] for index in chosen)
+        part.counts = self.counts[chosen]
+        part._pixels, part._masks = self._pixels, self._masks
+        part._rows = [self._rows[index] for index in chosen]
+        return part
+
+
+def visible_share(store: MaskStore, legend: Legend, grid_cells: tuple[int, int]) -> dict[str, float]:
+    """How much of each class a grid can show at all: the share of its pixels in cells where it has the majority.
+
+    A head with one prediction a cell shows a cell as one class, at best the one that has most of its pixels; classes
+    whose regions are smaller than a cell have a low share whatever is learned. Ignored pixels count nowhere.
+
+    Args:
+        store: decoded masks.
+        legend: what their values mean; background is a rival, not a class.
+        grid_cells: (rows, columns) of the grid laid over each picture.
+
+    Returns:
+        Share of each class that has any pixel, in the order of the legend; a tie counts for both.
+    """
+    classes = legend.classes
+    table = legend.lookup({name: channel for channel, name in enumerate(classes, 1)})
+    channels, cells = len(classes) + 1, grid_cells[0] * grid_cells[1]
+    total, shown = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
+    for index in range(len(store)):
+        target = table[store.mask(index)]
+        rows, columns = (np.arange(side) * parts // side for side, parts in zip(target.shape, grid_cells, strict=True))
+        cell = rows[:, None] * grid_cells[1] + columns
+        valid = target != IGNORE
+        found = np.bincount(cell[valid] * channels + target[valid], minlength=cells * channels).reshape(cells, channels)
+        total += found.sum(0)
+        shown += np.where(found == found.max(1, keepdims=True), found, 0).sum(0)
+    return {name: float(shown[row] / total[row]) for row, name in enumerate(classes, 1) if total[row]}
+
+
+class _Both(NamedTuple):
+    pixels: np.ndarray
+    mask: np.ndarray
+    counts: np.ndarray
+    sha256: str
+
+
+def _read(picture: Picture, *, legend: Legend, shorter: int, pixel_limit: int) -> _Both:
+    decoded = decode_with_sha256(picture, shorter=shorter, pixel_limit=pixel_limit)
+    mask = read_mask(picture, legend, size=decoded.size)
+    height, width = decoded.pixels.shape[:2]
+    values = mask.values
+    if values.shape != (height, width):
+        values = resized(values, (height, width), method=Resampling.NEAREST)
+    digest = hashlib.sha256(f"{decoded.sha256} {mask.sha256}".encode()).hexdigest()
+    return _Both(decoded.pixels, values, mask.counts, digest)

@@ -1,0 +1,148 @@
+"""Tasks in the order in which they are learned, with what they are measured on."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import operator
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from sapwood.data.decode import content_sha256
+from sapwood.data.legend import Legend
+from sapwood.data.masks import MaskedPictures, mask_name
+from sapwood.data.names import shown
+from sapwood.data.pictures import Picture, Pictures
+from sapwood.errors import DataError
+
+
+@dataclass(frozen=True)
+class Round:
+    """One task: its training pictures, and the test pictures that it adds to the measure.
+
+    Of pictures with masks the training legend names the classes annotated in this round, and the test pictures may be
+    those of all rounds.
+    """
+
+    name: str
+    train: Pictures
+    test: Pictures
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tasks in the order in which they are learned."""
+
+    kind: ClassVar[str] = "classification"
+
+    name: str
+    rounds: tuple[Round, ...]
+    classes: tuple[str, ...]
+    order_seed: int | None
+
+    def tests(self, after: int) -> Pictures:
+        """What is measured after a round: the test pictures of all rounds up to it.
+
+        Args:
+            after: position of the round; 0 is the first.
+        """
+        return _joined(part.test for part in self.rounds[: after + 1])
+
+    def joint(self, upto: int) -> Pictures:
+        """All training pictures up to a round, for methods that learn everything at once.
+
+        Args:
+            upto: position of the last round; 0 is the first.
+        """
+        return _joined(part.train for part in self.rounds[: upto + 1])
+
+    def sha256(self) -> str:
+        """Of every picture and label, in order: two runs on equal data have equal sums."""
+        digest = hashlib.sha256()
+        for task in self.rounds:
+            for part in (task.train, task.test):
+                digest.update(f"{task.name} {len(part)}\n".encode())
+                for picture in part:
+                    digest.update(f"{picture.label} {content_sha256(picture)}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class MaskStream(Stream):
+    """Tasks of pictures with masks. Test pictures bear the names of all classes of the stream.
+
+    Attributes:
+        legend: of the training masks, with all classes of the stream.
+        background: whether the benchmark's headline counts background in its mean IoU.
+    """
+
+    kind: ClassVar[str] = "segmentation"
+
+    legend: Legend
+    background: Literal["include", "exclude"]
+
+    def joint(self, upto: int) -> MaskedPictures:
+        """Every training picture up to a round once, with the labels of all classes annotated until then."""
+        parts = [part.train for part in self.rounds[: upto + 1]]
+        pictures = dict.fromkeys(picture for part in parts for picture in part)
+        return MaskedPictures(
+            pictures, self.legend.keep({name for part in parts for name in part.classes}, "background")
+        )
+
+    def sha256(self) -> str:
+        """Of every picture, mask and legend, in order: two runs on equal data have equal sums."""
+        digest = hashlib.sha256()
+        sums = functools.cache(_masked_sha256)
+        for task in self.rounds:
+            for part in (task.train, task.test):
+                assert isinstance(part, MaskedPictures)
+                digest.update(f"{task.name} {len(part)} {sorted(part.legend.names.items())}\n".encode())
+                for picture in part:
+                    digest.update(sums(picture).encode())
+        return digest.hexdigest()
+
+
+def data_root(data: Path | None) -> Path | None:
+    """Where data sets lie: ``data``, else the environment variable ``SAPWOOD_DATA``; None if neither says."""
+    chosen = data or os.environ.get("SAPWOOD_DATA")
+    return Path(chosen) if chosen else None
+
+
+def data_folder(data: Path | None, folders: Sequence[str], wanted: Sequence[str], name: str) -> Path:
+    """Where a data set lies.
+
+    Args:
+        data: where data sets lie; by default the environment variable ``SAPWOOD_DATA``.
+        folders: the data set's own folder, by the names that it usually bears; ``data`` itself will do, too.
+        wanted: files or folders that it must hold.
+        name: of the benchmark, for messages.
+
+    Raises:
+        DataError: nothing is named, or it is not there; the message names what is wanted and where it was sought.
+    """
+    root = data_root(data)
+    listed = " and ".join(filter(None, (", ".join(wanted[:-1]), wanted[-1])))
+    if root is None:
+        raise DataError(f"{name}: needs {listed}; name their folder with --data or SAPWOOD_DATA")
+    places = [*(root / folder for folder in folders), root]
+    missing = {place: [one for one in wanted if not (place / one).exists()] for place in places}
+    for place, lacks in missing.items():
+        if not lacks:
+            return place
+    for place, lacks in missing.items():
+        if len(lacks) < len(wanted):
+            raise DataError(f"{name}: {shown(place)} has no {' and no '.join(lacks)}")
+    raise DataError(f"{name}: {listed} are neither in {' nor in '.join(map(shown, places))}")
+
+
+def _joined(parts: Iterable[Pictures]) -> Pictures:
+    """All parts one after the other; the same part twice is taken once."""
+    return functools.reduce(operator.add, dict.fromkeys(parts))
+
+
+def _masked_sha256(picture: Picture) -> str:
+    assert picture.mask is not None
+    return f"{content_sha256(picture)} {content_sha256(Picture(mask_name(picture), picture.mask))}\n"

@@ -1,0 +1,189 @@
+"""What differs between naming pictures and drawing masks, in one place; nothing else asks which it is."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sapwood.backbones.base import BackboneInfo
+from sapwood.data.pictures import Pictures
+from sapwood.errors import DataError
+from sapwood.feeds import Feed
+from sapwood.network import Network
+from sapwood.progress import Progress
+from sapwood.settings import TrainingConfig
+from sapwood.task import Task
+
+Size = int | Sequence[int]
+"""Pixels of a view: a side, or (height, width)."""
+
+
+@dataclass(frozen=True)
+class Round(ABC):
+    """The pictures of a round, decoded, and split.
+
+    Attributes:
+        task: index, name, classes and seed.
+        names: all class names after the round, in learning order.
+        train, held: stores of training and validation pictures.
+        size: of the views.
+    """
+
+    task: Task
+    names: tuple[str, ...]
+    train: Any
+    held: Any
+    size: Size
+
+    def __len__(self) -> int:
+        """Pictures of the round, those held out included."""
+        return len(self.train) + len(self.held)
+
+    @abstractmethod
+    def manifest(self) -> list[dict[str, Any]]:
+        """What is remembered of each picture: its hash, split and class; neither pixels nor paths."""
+
+    def digest(self) -> str:
+        """sha256 over what decides the batches: two rounds with the same digest see the same ones."""
+        return hashlib.sha256(repr(self.manifest()).encode()).hexdigest()
+
+    @abstractmethod
+    def feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
+        """Training views; ``stays`` as in ``ViewFeed``."""
+
+    @abstractmethod
+    def held_feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
+        """Plain views of the validation pictures."""
+
+    @abstractmethod
+    def validate(self, network: Network, feed: Feed) -> float:
+        """What the training logits get right of a feed of validation pictures, among the round's own classes."""
+
+    def remarks(self) -> list[str]:
+        """What a person should know of these pictures before training starts."""
+        return []
+
+
+class Kind(ABC):
+    """One kind of task: what its data are, and how predictions are counted.
+
+    Attributes:
+        name: stored in the state.
+        default_method: of ``learn``, where no method is named.
+        measure: what the cells of the matrix are, for people.
+    """
+
+    name: ClassVar[str]
+    default_method: ClassVar[str]
+    measure: ClassVar[str]
+
+    @abstractmethod
+    def read(self, data: Any, **options: Any) -> Pictures:
+        """Pictures to learn from."""
+
+    @abstractmethod
+    def read_tests(self, data: Any) -> Pictures:
+        """Pictures to measure on: the test part where the data come in parts, else all."""
+
+    @abstractmethod
+    def store(
+        self, pictures: Pictures, size: Size, *, skip_bad: bool, workers: int, progress: Callable[[int, int], None]
+    ) -> Any:
+        """The pictures decoded at working size; raises DataError where they cannot be read."""
+
+    def load(self, pictures: Pictures, size: Size, progress: Progress, *, skip_bad: bool, workers: int = 0) -> Any:
+        """The same with progress, and a note on each picture that was skipped."""
+        if not len(pictures):
+            raise DataError("no pictures were given")
+        progress.start("reading pictures", len(pictures))
+        store = self.store(
+            pictures, size, skip_bad=skip_bad, workers=workers, progress=lambda done, total: progress.advance(1)
+        )
+        progress.finish()
+        for bad, reason in store.bad:
+            progress.note(f"skipped {bad}: {reason}")
+        return store
+
+    @abstractmethod
+    def prepare(
+        self,
+        store: Any,
+        known: Sequence[str],
+        index: int,
+        name: str,
+        seed: int,
+        validation: float,
+        size: Size,
+        cell: int = 1,
+    ) -> Round:
+        """Split the pictures, and number the classes: known ones keep their index, new ones follow.
+
+        Args:
+            store: what ``store`` gave.
+            known: names of the classes so far.
+            index, name, seed: of the round.
+            validation: share of the pictures that is held out.
+            size: of views.
+            cell: pixels a patch is wide.
+
+        Raises:
+            DataError: there is nothing to learn here, or a name is not allowed.
+        """
+
+    @abstractmethod
+    def check_tests(self, tests: Any, names: Sequence[str]) -> list[str]:
+        """Remarks on pictures to measure on; raises DataError where their classes cannot be measured."""
+
+    @abstractmethod
+    def confusion(
+        self,
+        network: Network,
+        tests: Any,
+        names: Sequence[str],
+        size: Size,
+        progress: Progress,
+        check: Callable[[], None] = lambda: None,
+        options: Any = None,
+    ) -> Tensor:
+        """Counts [K, K] of truth (rows) against prediction."""
+
+    @abstractmethod
+    def cells(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
+        """One fraction a round, over its classes; None where they were not among the tests."""
+
+    @abstractmethod
+    def summary(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The headline fractions, as the state keeps them for a round; None where nothing was measured."""
+
+    @abstractmethod
+    def evaluation(
+        self, confusion: Tensor, images: int, record: Mapping[str, Any], version: str, options: Any = None
+    ) -> Any:
+        """Fractions from counts."""
+
+    @abstractmethod
+    def predict(
+        self,
+        network: Network,
+        pictures: Pictures,
+        record: Mapping[str, Any],
+        *,
+        skip_bad: bool,
+        progress: Progress,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """One prediction a picture, in order; no answer depends on another picture."""
+
+    @abstractmethod
+    def view_size(self, wanted: Size | None, info: BackboneInfo) -> Size:
+        """The size of views that a new state records; None asks for the default."""
+
+
+def task_names(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """All class names of a version in learning order."""
+    return tuple(entry["name"] for entry in record["classes"])

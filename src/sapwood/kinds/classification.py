@@ -1,0 +1,212 @@
+"""Naming pictures: one class each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sapwood.backbones.base import BackboneInfo
+from sapwood.data.given import read_test_data
+from sapwood.data.loader import Views
+from sapwood.data.names import check_class_names
+from sapwood.data.pictures import Pictures
+from sapwood.data.sources import read_data
+from sapwood.data.splits import validation_split
+from sapwood.data.store import PictureStore
+from sapwood.errors import ConfigError, DataError
+from sapwood.evaluation import (
+    Evaluation,
+    Prediction,
+    count_confusion,
+    evaluate_counts,
+    name_pictures,
+    task_cells,
+)
+from sapwood.feeds import Feed, PictureFeed
+from sapwood.kinds.base import Kind, Round, Size, task_names
+from sapwood.network import Network
+from sapwood.progress import Progress
+from sapwood.settings import TrainingConfig
+from sapwood.task import Task
+
+_HEADROOM = 1.25  # of decoded pictures over views, so that a crop is not enlarged much
+
+
+@dataclass(frozen=True)
+class PictureRound(Round):
+    """A round of pictures with one class each.
+
+    Attributes:
+        train_targets, held_targets: their class indices.
+    """
+
+    size: int
+    train_targets: Tensor
+    held_targets: Tensor
+
+    def manifest(self) -> list[dict[str, Any]]:
+        """Hash, class index and split of each picture."""
+        return [
+            {"sha256": sha256, "label": int(label), "split": split}
+            for split, store, targets in (
+                ("train", self.train, self.train_targets),
+                ("validation", self.held, self.held_targets),
+            )
+            for sha256, label in zip(store.sha256, targets, strict=True)
+        ]
+
+    def feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
+        """Training views."""
+        views = Views(self.size, augment=config.augment, seed=self.task.seed, task=self.task.index)
+        return PictureFeed(self.train, self.train_targets, views, config.batch_size, config.workers, stays=stays)
+
+    def held_feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
+        """Plain views of the validation pictures."""
+        views = Views(self.size, augment=False)
+        return PictureFeed(self.held, self.held_targets, views, config.batch_size, config.workers, stays=stays)
+
+    @torch.no_grad()
+    def validate(self, network: Network, feed: Feed) -> float:
+        """Accuracy of the training logits among the round's own classes."""
+        own = torch.tensor(self.task.annotated)
+        right = 0
+        for batch in feed.batches(0, 0):
+            logits = feed.forward(network, None, batch)[0].logits
+            right += int((own[logits[:, own].argmax(1).cpu()] == batch.targets).sum())
+        return right / len(self.held)
+
+    def remarks(self) -> list[str]:
+        """Too few classes or pictures."""
+        found = []
+        if len(self.names) < 2:
+            found.append("only one class is known so far; every picture will be called by it until there is a second")
+        labels = self.train.pictures.labels + self.held.pictures.labels
+        return found + [
+            f"class {label!r} has a single picture; more would help"
+            for label in dict.fromkeys(labels)
+            if labels.count(label) == 1
+        ]
+
+
+class Classification(Kind):
+    """Pictures in, class names out."""
+
+    name = "classification"
+    default_method = "ranpac"
+    measure = "accuracy"
+
+    def read(self, data: Any, **options: Any) -> Pictures:
+        """Pictures to learn from."""
+        return read_data(data)
+
+    def read_tests(self, data: Any) -> Pictures:
+        """Pictures to measure on."""
+        return read_test_data(data)
+
+    def store(
+        self, pictures: Pictures, size: Size, *, skip_bad: bool, workers: int, progress: Callable[[int, int], None]
+    ) -> PictureStore:
+        """The pictures decoded at a quarter above the size of views."""
+        return PictureStore(
+            pictures, round(_side(size) * _HEADROOM), skip_bad=skip_bad, workers=workers, progress=progress
+        )
+
+    def prepare(
+        self,
+        store: PictureStore,
+        known: Sequence[str],
+        index: int,
+        name: str,
+        seed: int,
+        validation: float,
+        size: Size,
+        cell: int = 1,
+    ) -> PictureRound:
+        """Split the pictures by class; classes are numbered in the data's order."""
+        labels = [label for label in store.pictures.labels if label is not None]
+        if len(labels) < len(store):
+            raise DataError("some pictures have no class; learning needs one for each")
+        check_class_names(store.pictures.classes, "the new pictures", known)
+        names = (*known, *(label for label in store.pictures.classes if label not in known))
+        position = {label: number for number, label in enumerate(names)}
+        targets = torch.tensor([position[label] for label in labels])
+        train, held = validation_split(labels, validation, seed)
+        task = Task(
+            index,
+            name,
+            tuple(range(len(known), len(names))),
+            tuple(sorted({position[label] for label in labels})),
+            len(names),
+            seed,
+        )
+        return PictureRound(
+            task, names, store.subset(train), store.subset(held), _side(size), targets[train], targets[held]
+        )
+
+    def check_tests(self, tests: PictureStore, names: Sequence[str]) -> list[str]:
+        """Every class must be known."""
+        unknown = [name for name in tests.pictures.classes if name not in names]
+        if unknown:
+            raise DataError(
+                f"unknown class {', '.join(map(repr, unknown[:5]))} in the test pictures; known: {', '.join(names)}"
+            )
+        return []
+
+    def confusion(
+        self,
+        network: Network,
+        tests: PictureStore,
+        names: Sequence[str],
+        size: Size,
+        progress: Progress,
+        check: Callable[[], None] = lambda: None,
+        options: Any = None,
+    ) -> Tensor:
+        """Pictures [K, K], true class against predicted class."""
+        return count_confusion(network, tests, names, _side(size), progress, check)
+
+    def cells(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
+        """Accuracy on each round's classes."""
+        return task_cells(confusion, names, tasks)
+
+    def summary(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Accuracy over all pictures."""
+        total = int(confusion.sum())
+        return {"accuracy": int(confusion.diagonal().sum()) / total if total else None}
+
+    def evaluation(
+        self, confusion: Tensor, images: int, record: Mapping[str, Any], version: str, options: Any = None
+    ) -> Evaluation:
+        """Accuracies from counts."""
+        return evaluate_counts(confusion, task_names(record), record["tasks"], version)
+
+    def predict(
+        self,
+        network: Network,
+        pictures: Pictures,
+        record: Mapping[str, Any],
+        *,
+        skip_bad: bool,
+        progress: Progress,
+        **options: Any,
+    ) -> Iterator[Prediction]:
+        """The best classes of each picture; option ``top`` says how many."""
+        size = record["image_size"]
+        store = self.load(pictures, size, progress, skip_bad=skip_bad)
+        yield from name_pictures(network, store, task_names(record), size, options["top"], progress)
+
+    def view_size(self, wanted: Size | None, info: BackboneInfo) -> Size:
+        """A square, by default that of the backbone."""
+        return _side(info.image_size if wanted is None else wanted)
+
+
+def _side(size: Size) -> int:
+    if isinstance(size, int):
+        return size
+    if len(set(size)) != 1:
+        raise ConfigError(f"pictures are named from square views; got {'x'.join(map(str, size))}, give one number")
+    return size[0]

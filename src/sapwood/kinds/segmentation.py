@@ -1,0 +1,269 @@
+"""Drawing masks: one class for every pixel, and a background for what belongs to none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sapwood.backbones.base import BackboneInfo
+from sapwood.data.decode import decode
+from sapwood.data.legend import BACKGROUND
+from sapwood.data.mask_store import MaskStore, visible_share
+from sapwood.data.mask_views import MaskViews
+from sapwood.data.masks import MaskedPictures, read_mask_split, read_masks
+from sapwood.data.names import check_class_names
+from sapwood.data.pictures import Picture, Pictures
+from sapwood.data.sources import has_splits
+from sapwood.data.splits import validation_split
+from sapwood.errors import ConfigError, DataError
+from sapwood.feeds import Feed, MaskFeed
+from sapwood.functional.segmentation import confusion_matrix, mean_iou
+from sapwood.kinds.base import Kind, Round, Size, task_names
+from sapwood.mask_evaluation import (
+    MaskEvaluation,
+    MaskOptions,
+    MaskPrediction,
+    count_pixels,
+    draw,
+    evaluate_masks,
+    iou_cells,
+)
+from sapwood.network import Network
+from sapwood.progress import Progress
+from sapwood.settings import TrainingConfig
+from sapwood.task import Task
+
+_HEADROOM = 1.25
+_VISIBLE = 0.5  # share of a class's pixels below which people are told
+
+
+@dataclass(frozen=True)
+class MaskRound(Round):
+    """A round of pictures with masks.
+
+    Attributes:
+        table: uint8 [256], value in a mask to channel, 255 for ignored.
+        hidden: classes most of whose pixels the patch grid cannot show, with the share that it can.
+    """
+
+    table: np.ndarray
+    hidden: Mapping[str, float]
+
+    def manifest(self) -> list[dict[str, Any]]:
+        """Hash (of picture and mask) and split of each picture."""
+        return [
+            {"sha256": sha256, "split": split}
+            for split, store in (("train", self.train), ("validation", self.held))
+            for sha256 in store.sha256
+        ]
+
+    def digest(self) -> str:
+        """Over the manifest, and over what the values in the masks mean."""
+        return f"{super().digest()}-{self.table.tobytes().hex()}"
+
+    def feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
+        """Training views."""
+        views = MaskViews(self._pixels, config.augment, self.table, seed=self.task.seed, task=self.task.index)
+        return MaskFeed(self.train, views, config.batch_size, config.workers, stays=stays)
+
+    def held_feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
+        """Whole validation pictures."""
+        views = MaskViews(self._pixels, False, self.table)
+        return MaskFeed(self.held, views, config.batch_size, config.workers, stays=stays)
+
+    @torch.no_grad()
+    def validate(self, network: Network, feed: Feed) -> float:
+        """Mean IoU of the round's own classes; what is drawn as another old class counts as background, as labelled."""
+        classes = self.task.known
+        own = torch.zeros(classes, dtype=torch.int64)
+        own[list(self.task.annotated)] = torch.tensor(self.task.annotated)
+        counts = torch.zeros(classes, classes, dtype=torch.int64)
+        for batch in feed.batches(0, 0):
+            drawn = feed.forward(network, None, batch)[0].logits.argmax(1).cpu()
+            counts += confusion_matrix(own[drawn], batch.targets, classes)
+        return mean_iou(counts, classes=self.task.annotated)
+
+    def remarks(self) -> list[str]:
+        """What the patch grid cannot show."""
+        if not self.hidden:
+            return []
+        listed = ", ".join(f"{name} ({share:.0%})" for name, share in self.hidden.items())
+        return [
+            f"at {self.size[0]}x{self.size[1]} px the patches are too coarse for small regions; of these classes only "  # type: ignore[index]
+            f"so much can be seen: {listed}. A larger --image-size shows more"
+        ]
+
+    @property
+    def _pixels(self) -> tuple[int, int]:
+        assert not isinstance(self.size, int)
+        return self.size[0], self.size[1]
+
+
+class Segmentation(Kind):
+    """Pictures in, masks out."""
+
+    name = "segmentation"
+    default_method = "clora+mib"
+    measure = "IoU"
+
+    def read(self, data: Any, **options: Any) -> MaskedPictures:
+        """Pictures with masks; option ``unlabelled`` as in ``read_masks``."""
+        return read_masks(data, unlabelled=options.get("unlabelled", "background"))
+
+    def read_tests(self, data: Any) -> MaskedPictures:
+        """The test part where the data come in parts, else all."""
+        if isinstance(data, str | Path) and has_splits(data):
+            return read_mask_split(data, "test")
+        return read_masks(data)
+
+    def store(
+        self, pictures: Pictures, size: Size, *, skip_bad: bool, workers: int, progress: Callable[[int, int], None]
+    ) -> MaskStore:
+        """Pictures and masks decoded at a quarter above the size of views."""
+        assert isinstance(pictures, MaskedPictures)
+        shorter = round(min(_pair(size)) * _HEADROOM)
+        return MaskStore(pictures, shorter, skip_bad=skip_bad, workers=workers, progress=progress)
+
+    def prepare(
+        self,
+        store: MaskStore,
+        known: Sequence[str],
+        index: int,
+        name: str,
+        seed: int,
+        validation: float,
+        size: Size,
+        cell: int = 1,
+    ) -> MaskRound:
+        """Split the pictures; classes are those whose pixels occur, in the order of their values."""
+        legend = store.pictures.legend
+        pixels: Counter[str] = Counter()
+        for value, count in enumerate(store.counts.sum(0).tolist()):
+            if count and (label := legend.names.get(value)) is not None:
+                pixels[label] += count
+        present = [label for label in legend.classes if pixels[label]]
+        new = [label for label in present if label not in known]
+        if not new and (missing := [label for label in legend.classes if label not in known]):
+            raise DataError(
+                f"no mask holds a pixel of the new classes {', '.join(map(repr, missing[:5]))}; "
+                "label them, or take them out of the classes file"
+            )
+        if not present:
+            raise DataError("no mask holds a pixel of any class; only background and ignored pixels were found")
+        check_class_names(present, "the new masks", known)
+        height, width = _pair(size)
+        names = (*(known or (BACKGROUND,)), *new)
+        channel = {label: number for number, label in enumerate(names)}
+        train, held = validation_split([name] * len(store), validation, seed)
+        task = Task(
+            index,
+            name,
+            tuple(channel[label] for label in new),
+            tuple(sorted(channel[label] for label in present)),
+            len(names),
+            seed,
+        )
+        shares = visible_share(store, legend, (height // cell, width // cell))
+        hidden = {label: shares[label] for label in present if shares[label] < _VISIBLE}
+        return MaskRound(
+            task, names, store.subset(train), store.subset(held), (height, width), legend.lookup(channel), hidden
+        )
+
+    def check_tests(self, tests: MaskStore, names: Sequence[str]) -> list[str]:
+        """Classes that are not known yet are left out of the measure; said, not refused."""
+        classes = tests.pictures.legend.classes
+        if not set(classes) & set(names):
+            raise DataError(
+                f"none of the classes in the masks to measure on is known: {', '.join(map(repr, classes[:5]))}; "
+                f"known: {', '.join(names)}"
+            )
+        future = [name for name in classes if name not in names]
+        return [f"not known yet, so their pixels are not measured: {', '.join(future)}"] if future else []
+
+    def confusion(
+        self,
+        network: Network,
+        tests: MaskStore,
+        names: Sequence[str],
+        size: Size,
+        progress: Progress,
+        check: Callable[[], None] = lambda: None,
+        options: MaskOptions | None = None,
+    ) -> Tensor:
+        """Pixels [K, K], truth against prediction."""
+        return count_pixels(network, tests, names, _pair(size), options or MaskOptions(), progress, check)
+
+    def cells(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
+        """Mean IoU over each round's classes."""
+        return iou_cells(confusion, names, tasks)
+
+    def summary(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Mean IoU over all, old and new classes, of the background, and of each class."""
+        measured = evaluate_masks(confusion, 0, names, tasks, "", MaskOptions()).as_json()
+        return {key: measured[key] for key in ("miou", "old", "new", "background", "per_class")}
+
+    def evaluation(
+        self,
+        confusion: Tensor,
+        images: int,
+        record: Mapping[str, Any],
+        version: str,
+        options: MaskOptions | None = None,
+    ) -> MaskEvaluation:
+        """IoU from counts."""
+        return evaluate_masks(confusion, images, task_names(record), record["tasks"], version, options or MaskOptions())
+
+    def predict(
+        self,
+        network: Network,
+        pictures: Pictures,
+        record: Mapping[str, Any],
+        *,
+        skip_bad: bool,
+        progress: Progress,
+        **options: Any,
+    ) -> Iterator[MaskPrediction]:
+        """A mask at the size of each picture; option ``tile`` as in ``MaskOptions``."""
+        names = task_names(record)
+        progress.start("predicting", len(pictures))
+        decoded: list[tuple[Picture, np.ndarray]] = []
+
+        def images() -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+            for picture in pictures:
+                try:
+                    image = decode(picture)
+                except DataError as error:
+                    if not skip_bad:
+                        raise
+                    progress.note(f"skipped {error}")
+                    continue
+                decoded.append((picture, image))
+                yield image, (image.shape[0], image.shape[1])
+
+        for mask in draw(network, images(), _pair(record["image_size"]), tile=options.get("tile", False)):
+            picture, image = decoded.pop(0)
+            counts = np.bincount(mask.reshape(-1), minlength=len(names)) / mask.size
+            order = np.argsort(-counts, kind="stable")
+            shares = {names[index]: float(counts[index]) for index in order if counts[index]}
+            progress.advance(1)
+            yield MaskPrediction(picture.name, mask, image, shares, names)
+        progress.finish()
+
+    def view_size(self, wanted: Size | None, info: BackboneInfo) -> Size:
+        """(height, width), by default the backbone's square; both multiples of the patch."""
+        height, width = _pair(info.image_size if wanted is None else wanted)
+        if height % info.patch or width % info.patch or not height or not width:
+            near = "x".join(str(max(1, round(side / info.patch)) * info.patch) for side in (height, width))
+            raise ConfigError(f"{height}x{width} px do not divide into patches of {info.patch} px; take {near}")
+        return height, width
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
