@@ -69,7 +69,7 @@ def table(folder: Path) -> str:
         found.setdefault((row["method"], row["backbone"]), []).append(row)
     order = [(method, backbone) for method, backbone, _ in runs(1).values()]
     lines = [
-        "| method | weights | mIoU old | new | background | all | trained parameters | MB a round | s a picture | seeds |",
+        "| method | weights | mIoU old | new | background | all | trained | MB a round | s a picture | seeds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key in sorted(found, key=lambda key: order.index(key) if key in order else len(order)):

@@ -142,10 +142,10 @@ class MaskFolder(Protocol):
 def mask_folder(tmp_path: Path) -> MaskFolder:
     """Factory of folders of pictures with masks below ``tmp_path``: ``mask_folder(["road", "car"], 6)``.
 
-    A picture is cut into 2 x 3 cells; each class (at most five) has its stripes (``pattern``) in one of them or more, the
-    rest, at least one cell, is grey.
+    A picture is cut into 2 x 3 cells; each class (at most five) has its stripes (``pattern``) in one of them or more,
+    the rest, at least one cell, is grey.
 
-    - classes: names that the masks label, in all ``count`` pictures, or ``{"road": 6, "car": 2}``, in the first so many.
+    - classes: names that the masks label, in all ``count`` pictures, or ``{"road": 6, "car": 2}``, in the first few.
     - also: classes whose stripes are in every picture, while the masks call them background.
     - size: (height, width) of the pictures, or several that take turns.
     - values: of the classes in the masks; by default 1, 2, … in the order of ``classes``.

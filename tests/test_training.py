@@ -22,10 +22,10 @@ from sapwood.data.store import PictureStore
 from sapwood.errors import Interrupted, SapwoodError
 from sapwood.feeds import FeatureFeed, PictureFeed
 from sapwood.heads import HEADS
+from sapwood.kinds import KINDS, Round
 from sapwood.network import Network
 from sapwood.objectives import OBJECTIVES
 from sapwood.progress import Progress
-from sapwood.kinds import KINDS, Round
 from sapwood.rounds import learn_round
 from sapwood.settings import TrainingConfig
 from sapwood.training import Stop, build_optimizer, schedule_factor, stop_on_signals

@@ -1,4 +1,4 @@
-"""Properties of every registered head, with every option that changes what it keeps."""
+"""Properties of every registered head for pictures, with every option that changes what it keeps."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from safetensors.torch import load, save
 from sapwood.errors import ConfigError, SapwoodError, StateError
 from sapwood.functional.losses import scoped_cross_entropy
 from sapwood.heads import HEADS, Features, Head
+from sapwood.heads.base import PooledHead
 
 DIM = 12
 OPTIONS = {
     "gradient": [{}, {"align": "gaussian", "drift": "linear"}, {"align": "gaussian", "covariance": "shared"}],
     "statistics": [{}, {"drift": "linear"}],
 }
-CASES = [(name, settings) for name in HEADS for settings in OPTIONS[HEADS[name].fitted]]
+POOLED = [name for name in HEADS if HEADS[name].kind == "classification"]
+CASES = [(name, settings) for name in POOLED for settings in OPTIONS[HEADS[name].fitted]]
 CASES += [("ridge", {"projection": 30}), ("ridge", {"strength": 3.0}), ("cosine", {"scale": 5.0})]
 cases = pytest.mark.parametrize(("name", "settings"), CASES, ids=[f"{n}-{s}" for n, s in CASES])
 
@@ -238,10 +240,13 @@ def test_temperature_stays_without_pictures(draw, tokens):
     assert head.temperature > 1.0
 
 
+def test_pictures_are_named_by_pooled_heads():
+    assert all(issubclass(HEADS[name], PooledHead) == (name in POOLED) for name in HEADS)
+
+
 @pytest.mark.parametrize("name", list(HEADS))
 def test_facts(name):
     head = HEADS[name]
-    assert head.kind == "classification"
     assert head.fitted in ("gradient", "statistics")
     assert head.name == name
     assert head.summary

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.errors import ConfigError
-from sapwood.objectives.ewc import ElasticWeightConsolidation, EwcConfig
+from sapwood.objectives.base import Outputs
+from sapwood.objectives.ewc import ElasticWeightConsolidation, EwcConfig, EwcPixelConfig
 from sapwood.task import Task
 
 FIRST = Task(0, "first", (0, 1), (0, 1), 2, seed=0)
@@ -165,8 +166,8 @@ def test_state_comes_back() -> None:
 def test_loss_is_cross_entropy_over_the_scope() -> None:
     logits = torch.tensor([[1.0, 5.0, 2.0], [0.0, -3.0, 4.0]])
     targets = torch.tensor([0, 2])
-    own = ElasticWeightConsolidation(EwcConfig()).loss(logits, targets, None, SECOND)
-    seen = ElasticWeightConsolidation(EwcConfig(scope="seen")).loss(logits, targets, None, SECOND)
+    own = ElasticWeightConsolidation(EwcConfig()).loss(Outputs(logits), targets, None, SECOND)
+    seen = ElasticWeightConsolidation(EwcConfig(scope="seen")).loss(Outputs(logits), targets, None, SECOND)
     expected_own = -torch.log(
         torch.stack([1 / (1 + torch.exp(torch.tensor(1.0))), 1 / (1 + torch.exp(torch.tensor(-4.0)))])
     ).mean()
@@ -175,8 +176,42 @@ def test_loss_is_cross_entropy_over_the_scope() -> None:
     torch.testing.assert_close(seen, expected_seen)
 
 
+@pytest.mark.parametrize("denominator", ["valid", "all_pixels"])
+def test_fisher_of_masks_squares_the_gradient_of_a_picture(denominator: Any) -> None:
+    """A 1x1 classifier's gradient by the chain rule: (softmax - target) at pixels that count, times the features."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 2, 4, 4, generator=generator, dtype=torch.float64)
+    weight = nn.Parameter(torch.randn(3, 2, generator=generator, dtype=torch.float64))
+    targets = torch.randint(0, 4, (3, 4, 4), generator=generator)
+    targets = torch.where(targets == 3, 255, targets)
+
+    def batches(size: int) -> Iterator[Pictures]:
+        assert size == 1
+        for x, target in zip(features.split(1), targets.split(1), strict=True):
+            yield Pictures(x, target.to(torch.uint8))
+
+    def forward(batch: Pictures) -> Tensor:
+        return torch.einsum("kd,bdhw->bkhw", weight, batch.x)
+
+    assert ElasticWeightConsolidation.config_type("segmentation") is EwcPixelConfig
+    objective = ElasticWeightConsolidation(EwcPixelConfig(ce_denominator=denominator))
+    objective.after_task({"head.W": weight}, batches, forward, Task(0, "first", (1, 2), (1, 2), 3, seed=0))
+    squares = []
+    for x, target in zip(features, targets, strict=True):
+        counted = target < 3
+        logits = weight.detach() @ x[:, counted]
+        error = torch.exp(logits) / torch.exp(logits).sum(0) - (torch.arange(3)[:, None] == target[counted]).double()
+        squares.append((error @ x[:, counted].T / (counted.sum() if denominator == "valid" else 16)).square())
+    torch.testing.assert_close(objective.fisher["head.W"], torch.stack(squares).mean(0))
+
+
 def test_all_faults_of_the_settings_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         EwcConfig(strength=-1, fisher_batch=0, fisher_clip=0.0, fisher_pictures=0)
     for word in ("strength", "fisher_batch", "fisher_clip", "fisher_pictures"):
         assert f"objective.{word} must be" in str(caught.value)
+
+
+def test_pixel_settings_are_checked_too() -> None:
+    with pytest.raises(ConfigError, match=r"ce_denominator must be .*strength must be >= 0"):
+        EwcPixelConfig(strength=-1, ce_denominator="some")  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sapwood.adapters import ADAPTERS
@@ -14,7 +15,9 @@ from sapwood.backbones import create_backbone
 from sapwood.errors import ConfigError
 from sapwood.heads import HEADS
 from sapwood.network import Network, Teacher
+from sapwood.objectives.base import Outputs
 from sapwood.objectives.lwf import LearningWithoutForgetting, LwfConfig
+from sapwood.objectives.pixels import DistillConfig
 from sapwood.task import Task
 
 SECOND = Task(1, "second", (2, 3), (2, 3), 4, seed=0)
@@ -32,7 +35,9 @@ def test_loss_and_gradient(scope: Any) -> None:
     targets = [2, 3]
     objective = LearningWithoutForgetting(LwfConfig(strength=3.0, temperature=2.0, scope=scope))
     logits = torch.tensor(student, dtype=torch.float64, requires_grad=True)
-    loss = objective.loss(logits, torch.tensor(targets), torch.tensor(teacher, dtype=torch.float64), SECOND)
+    loss = objective.loss(
+        Outputs(logits), torch.tensor(targets), Outputs(torch.tensor(teacher, dtype=torch.float64)), SECOND
+    )
 
     classes = [2, 3] if scope == "own" else [0, 1, 2, 3]
     value, gradient = 0.0, [[0.0] * 4 for _ in student]
@@ -54,12 +59,41 @@ def test_first_round_has_no_teacher() -> None:
     objective = LearningWithoutForgetting(LwfConfig())
     first = Task(0, "first", (0, 1), (0, 1), 2, seed=0)
     logits = torch.tensor([[2.0, 0.0]])
-    assert objective.loss(logits, torch.tensor([0]), None, first).item() == pytest.approx(math.log(1 + math.exp(-2)))
+    loss = objective.loss(Outputs(logits), torch.tensor([0]), None, first)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)))
 
 
 def test_bad_settings() -> None:
     with pytest.raises(ConfigError, match=r"strength must be >= 0.*temperature must be > 0"):
         LwfConfig(strength=-1, temperature=0)
+
+
+@pytest.mark.parametrize("denominator", ["valid", "all_pixels"])
+def test_pixels(denominator: Any) -> None:
+    """Truncated before the softmax, divided by the old channels, over all pixels; other settings are the defaults."""
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(2, 4, 3, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(2, 2, 3, 3, generator=generator, dtype=torch.float64)
+    targets = torch.tensor([0, 2, 3, 255, 255, 0, 1, 3, 2] * 2).reshape(2, 3, 3)
+    assert LearningWithoutForgetting.config_type("segmentation") is DistillConfig
+    objective = LearningWithoutForgetting(DistillConfig(alpha=0.5, ce_denominator=denominator))
+    loss = objective.loss(Outputs(student), targets.to(torch.uint8), Outputs(teacher), SECOND)
+
+    entropy = F.cross_entropy(student, targets, ignore_index=255, reduction="sum") / (
+        14 if denominator == "valid" else 18
+    )
+    goal = (teacher / 2).softmax(1)
+    expected = entropy - 100 * (goal * student[:, :2].log_softmax(1)).sum() / 2 / 18
+    torch.testing.assert_close(loss, expected)
+    (found,), (wanted,) = torch.autograd.grad(loss, student), torch.autograd.grad(expected, student)
+    torch.testing.assert_close(found, wanted)
+    alone = objective.loss(Outputs(student), targets, None, SECOND)
+    torch.testing.assert_close(alone, entropy)
+
+
+def test_bad_pixel_settings() -> None:
+    with pytest.raises(ConfigError, match=r"ce_denominator must be .*strength must be >= 0.*alpha must be > 0"):
+        DistillConfig(ce_denominator="none", strength=math.inf, alpha=0)  # type: ignore[arg-type]
 
 
 def network_with(name: str) -> Network:
@@ -115,17 +149,17 @@ def test_the_teacher_is_no_second_backbone(name: str) -> None:
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_the_teacher_stays_while_the_student_learns(name: str) -> None:
     network = network_with(name)
-    before = network(images()).detach()
+    before = network(images()).logits.detach()
     teacher = Teacher(network)
-    assert torch.equal(teacher(images()), before)
+    assert torch.equal(teacher(images()).logits, before)
     network.head.grow(2, torch.Generator().manual_seed(5))
     disturb(network, 2)
-    after = network(images())
+    after = network(images()).logits
     assert not torch.allclose(after[:, :2], before, atol=1e-3)
-    told = teacher(images())
+    told = teacher(images()).logits
     assert torch.equal(told, before)
     assert not told.requires_grad
-    assert torch.equal(network(images()), after)  # asking the teacher leaves the student as it is
+    assert torch.equal(network(images()).logits, after)  # asking the teacher leaves the student as it is
 
 
 def test_a_failing_teacher_gives_the_slot_back() -> None:

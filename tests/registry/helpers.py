@@ -63,9 +63,7 @@ def create(
     return Learner.create(path, method=method, **{**options, **more})
 
 
-def learn_two(
-    path: Path, method: str, rounds: Rounds, kind: str, *, seed: int = 0, reopen: bool = False
-) -> Learner:
+def learn_two(path: Path, method: str, rounds: Rounds, kind: str, *, seed: int = 0, reopen: bool = False) -> Learner:
     learner = create(path, method, kind, seed=seed).learn(rounds.first, task="first", training=FAST)
     if reopen:
         learner = Learner.open(path)

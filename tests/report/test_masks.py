@@ -152,8 +152,8 @@ def test_masks_have_their_colours_and_what_does_not_count_is_hatched() -> None:
     sources = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', masks([MaskSample(image, truth, truth)], ("a", "b")))
     picture, painted, _ = (np.asarray(Image.open(io.BytesIO(base64.b64decode(source)))) for source in sources)
     assert np.abs(picture.astype(int) - 100).max() <= 2
-    assert np.abs(painted[:, :15].astype(int) - 100).max() <= 6  # the background keeps the picture
-    assert painted[4:12, 20:28].mean((0, 1)) == pytest.approx(0.4 * 100 + 0.6 * np.array(palette()[2]), abs=6)
+    assert np.abs(painted[:, :14].astype(int) - 100).max() <= 12  # the background keeps the picture
+    assert painted[4:12, 20:28].mean((0, 1)) == pytest.approx(0.4 * (64 + 50) + 0.6 * np.array(palette()[2]), abs=6)
     hatched = painted[:, 34:].astype(int)
     assert hatched.min() < 170
     assert hatched.max() > 230

@@ -93,7 +93,8 @@ class Lora(Adapter):
     def folded(self, site: Site) -> Tensor | None:
         """The sum of the past rounds' scale * B A; None without any."""
         key = _key(site)
-        changes = [compose(past[f"down.{key}"], past[f"up.{key}"], self.scale) for past in self.past]
+        like = self.up[key]  # rounds from a file lie on the CPU, the one just learned where the network is
+        changes = [compose(past[f"down.{key}"].to(like), past[f"up.{key}"].to(like), self.scale) for past in self.past]
         return torch.stack(changes).sum(0) if changes else None
 
     def dense(self, site: Site) -> Tensor:

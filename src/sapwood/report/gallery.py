@@ -73,13 +73,16 @@ def _masks(sample: MaskSample, classes: Sequence[str]) -> str:
 
 
 def _painted(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A mask over its picture, which is grey so that colours can be told; pixels that do not count are hatched."""
-    grey = np.rint(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    """A mask over its picture: classes in their colours over grey, edges white, hatched what does not count."""
+    grey = np.rint(image @ np.array([0.299, 0.587, 0.114]) / 2 + 64).astype(np.uint8)  # pale, so that colours stay
     painted = overlay(np.repeat(grey[..., None], 3, axis=2), mask, _ALPHA)
-    rows, columns = np.indices(mask.shape)
+    painted[mask == 0] = image[mask == 0]
     ignored = mask == IGNORE
     painted[ignored] = painted[ignored] // 2 + 96
+    rows, columns = np.indices(mask.shape)
     painted[ignored & ((rows + columns) % _STRIPE < 2)] = 255
+    painted[1:][mask[1:] != mask[:-1]] = 255  # the palette's greys would be lost in a picture without their edges
+    painted[:, 1:][mask[:, 1:] != mask[:, :-1]] = 255
     return painted
 
 

@@ -88,8 +88,8 @@ def duration(seconds: float | None) -> str:
     """
     if seconds is None:
         return "not recorded"
-    if seconds < 0.1:
-        return f"{1000 * seconds:.1f} ms"
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -155,7 +155,7 @@ def _each_class(report: ReportData) -> str:
 
 
 def _bar(value: float | None) -> Html:
-    return Html(f'<span class="bar" style="width:{100 * (value or 0):.0f}%"></span>')
+    return Html(f'<span class="bar" style="--share:{100 * (value or 0):.0f}%"></span>')
 
 
 def _rounds(report: ReportData) -> str:
