@@ -162,7 +162,14 @@ class Learner:
         name = f"task-{len(tasks) + 1}" if task is None else class_name(task, "--task", "round")
         self._fits(data)
         size, info, seed = self.record["image_size"], self.record["backbone"], self.record["seed"]
-        load = partial(self.kind.load, size=size, progress=progress, skip_bad=skip_bad, workers=config.workers)
+        load = partial(
+            self.kind.load,
+            size=size,
+            progress=progress,
+            skip_bad=skip_bad,
+            workers=config.workers,
+            least=info["patch"],
+        )
         store = load(self.kind.read(data, unlabelled=unlabelled))
         tests = None if test is None else load(self.kind.read_tests(test))
         known, held = self.classes_, config.validation
@@ -243,8 +250,8 @@ class Learner:
         classes = self._some_classes()
         progress = progress or Progress()
         self._fits(data)
-        size = self.record["image_size"]
-        tests = self.kind.load(self.kind.read_tests(data), size, progress, skip_bad=skip_bad)
+        size, least = self.record["image_size"], self.record["backbone"]["patch"]
+        tests = self.kind.load(self.kind.read_tests(data), size, progress, skip_bad=skip_bad, least=least)
         for remark in self.kind.check_tests(tests, classes):
             progress.note(remark)
         confusion = self.kind.confusion(self.network, tests, classes, size, progress, options=options)

@@ -162,10 +162,10 @@ def count_pixels(
     truths: list[np.ndarray] = []
 
     def pictures() -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
-        for index, picture in enumerate(tests.pictures):
+        for picture in tests.pictures:
             stop()
             truth = table[decode_mask(picture, legend, size=None)]
-            image = decode(picture) if options.tile else tests[index]
+            image = decode(picture)  # whole, as predictions see it; the store's are reduced
             if options.crop:
                 truth, image = central_square(truth), central_square(image)
             truths.append(truth)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -159,7 +159,7 @@ class Network(nn.Module):
         context = self.slot.adapter.plan(pixels, self)
         self.slot.context = context
         try:
-            with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            with _casting(self.device.type, self.autocast):
                 tokens = self.backbone(pixels)
         finally:
             self.slot.context = Context()
@@ -250,3 +250,9 @@ def outputs_of(head: Head, tokens: Tokens, size: Sequence[int]) -> Outputs:
     """Training logits of tokens, and the patch tokens; a map of logits is brought to ``size`` (H, W) pixels."""
     logits = head.training_logits(tokens)
     return Outputs(at_size(logits, size) if logits.ndim == 4 else logits, tokens.patches)
+
+
+def _casting(device: str, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    if not torch.amp.is_autocast_available(device):  # the meta device, on which costs are counted
+        return nullcontext()
+    return torch.autocast(device, dtype, enabled=dtype is not None)

@@ -126,7 +126,7 @@ def train(
     progress: Progress,
     stop: Stop,
     adapt: bool,
-    validate: Callable[[], float] | None = None,
+    validate: Callable[[], float | None] | None = None,
 ) -> tuple[list[dict[str, float]], float]:
     """Train one round from its last checkpoint, or from the start.
 
@@ -180,8 +180,8 @@ def train(
             if position.step % steps_an_epoch == 0:
                 log.append({"epoch": epoch, "loss": position.loss_sum / position.loss_count})
                 position.loss_sum, position.loss_count = 0.0, 0
-                if validate is not None and position.step < total:
-                    log[-1]["validation_accuracy"] = shown["validation"] = validate()
+                if validate is not None and position.step < total and (share := validate()) is not None:
+                    log[-1]["validation_accuracy"] = shown["validation"] = share
             now = time.monotonic()
             due = now - last_saved >= config.checkpoint_seconds
             if stop.requested or due or position.step == total:

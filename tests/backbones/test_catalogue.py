@@ -135,6 +135,7 @@ def test_a_plan_is_the_backbone_without_its_weights(family: str, tmp_path: Path)
     [
         ("dinov2-small", 22.06),  # Oquab et al. 2023, with the mask token
         ("clip-vit-large-14", 303.18),  # Radford et al. 2021, without the projection
+        ("siglip-large", 315.96),  # 256 positions, the pooling head included
         ("mit-b0", 3.32),  # Xie et al. 2021, table 6: 3.4, 13.1, 24.2, ...
         ("mit-b1", 13.15),
         ("mit-b2", 24.20),

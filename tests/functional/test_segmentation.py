@@ -122,6 +122,7 @@ def test_no_gradient_flows_into_the_teacher() -> None:
     teacher.requires_grad_()
     (seg.distillation(logits, teacher) + seg.unbiased_distillation(logits, teacher)).backward()
     assert teacher.grad is None
+    assert not seg.unbiased_distillation(logits.detach(), teacher).requires_grad
 
 
 @pytest.mark.parametrize("old_classes", [1, 3, mask(5, 0, 2), mask(5, 0, 1, 4)], ids=str)

@@ -60,10 +60,10 @@ def report(
     from sapwood.state.files import discard, encode, put, write_aside
 
     with _placing(output):
-        place = output.resolve()  # a link stays one: what it points to is replaced
-        if not place.parent.is_dir() or place.is_dir():
+        if not output.parent.is_dir() or output.is_dir():
             raise ConfigError(f"--output {output}: must be a file in a folder that is there")
-        stream = place.exists() and not place.is_file()  # a device or a pipe, which nothing may replace
+        stream = output.exists() and not output.is_file()  # a device or a pipe, which nothing may replace
+        place = output if stream else output.resolve()  # a link stays one: what it points to is replaced
         if not stream:  # fail before anything is computed
             discard(write_aside(place.parent, ""))
         if place.is_file():

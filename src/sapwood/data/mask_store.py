@@ -14,6 +14,7 @@ from sapwood.data.buffer import PixelBuffer
 from sapwood.data.decode import DEFAULT_PIXEL_LIMIT, decode_with_sha256
 from sapwood.data.legend import IGNORE, Legend
 from sapwood.data.masks import MaskedPictures, mask_name, read_mask
+from sapwood.data.names import shown
 from sapwood.data.pictures import Picture
 from sapwood.data.store import BUDGET, each, name_and_reason, refuse_bad
 from sapwood.data.transforms import resized
@@ -34,6 +35,7 @@ class MaskStore:
         workers: decoding threads; 0 takes one per processor, at most eight.
         progress: called with (done, total) after each picture, from the calling thread.
         budget: bytes kept in memory; what is beyond goes to a temporary file.
+        least: pixels that each side of a picture must have.
 
     Attributes:
         pictures: the good ones.
@@ -55,6 +57,7 @@ class MaskStore:
         workers: int = 0,
         progress: Callable[[int, int], None] | None = None,
         budget: int = BUDGET,
+        least: int = 1,
     ) -> None:
         good: list[int] = []
         bad: list[tuple[str, str]] = []
@@ -62,7 +65,7 @@ class MaskStore:
         counts: list[np.ndarray] = []
         pixels, masks = PixelBuffer(budget * _SHARE // 4), PixelBuffer(budget - budget * _SHARE // 4)
         try:
-            reading = partial(_read, legend=pictures.legend, shorter=shorter, pixel_limit=pixel_limit)
+            reading = partial(_read, legend=pictures.legend, shorter=shorter, pixel_limit=pixel_limit, least=least)
             for index, outcome in enumerate(each(reading, pictures, workers)):
                 if isinstance(outcome, DataError):
                     bad.append(name_and_reason(outcome, pictures[index].name, mask_name(pictures[index])))
@@ -148,8 +151,18 @@ class _Both(NamedTuple):
     sha256: str
 
 
-def _read(picture: Picture, *, legend: Legend, shorter: int, pixel_limit: int) -> _Both:
+def check_side(name: str, size: tuple[int, ...], least: int) -> None:
+    """Raise a DataError for a picture of (H, W) pixels with a side below ``least``, the side of a patch."""
+    if min(size) < least:
+        raise DataError(
+            f"{shown(name)}: is {size[1]} x {size[0]} pixels, smaller than a patch ({least} x {least}); enlarge it, or "
+            "leave it out"
+        )
+
+
+def _read(picture: Picture, *, legend: Legend, shorter: int, pixel_limit: int, least: int) -> _Both:
     decoded = decode_with_sha256(picture, shorter=shorter, pixel_limit=pixel_limit)
+    check_side(picture.name, decoded.size, least)
     mask = read_mask(picture, legend, size=decoded.size)
     height, width = decoded.pixels.shape[:2]
     values = mask.values

@@ -201,7 +201,7 @@ def needed(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> 
 
 def in_full_precision(function: Any, x: Tensor) -> Tensor:
     """The function of float32 features outside autocast: logits of a statistics head do not survive bfloat16."""
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return function(x.float())
     return function(x.float())

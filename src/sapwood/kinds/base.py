@@ -61,8 +61,11 @@ class Round(ABC):
         """Plain views of the validation pictures."""
 
     @abstractmethod
-    def validate(self, network: Network, feed: Feed) -> float:
-        """What the training logits get right of a feed of validation pictures, among the round's own classes."""
+    def validate(self, network: Network, feed: Feed) -> float | None:
+        """What the training logits get right of a feed of validation pictures, among the round's own classes.
+
+        None where these pictures show none of the classes.
+        """
 
     def remarks(self) -> list[str]:
         """What a person should know of these pictures before training starts."""
@@ -92,17 +95,41 @@ class Kind(ABC):
 
     @abstractmethod
     def store(
-        self, pictures: Pictures, size: Size, *, skip_bad: bool, workers: int, progress: Callable[[int, int], None]
+        self,
+        pictures: Pictures,
+        size: Size,
+        *,
+        skip_bad: bool,
+        workers: int,
+        progress: Callable[[int, int], None],
+        least: int = 1,
     ) -> Any:
-        """The pictures decoded at working size; raises DataError where they cannot be read."""
+        """The pictures decoded at working size; raises DataError where they cannot be read.
 
-    def load(self, pictures: Pictures, size: Size, progress: Progress, *, skip_bad: bool, workers: int = 0) -> Any:
+        Of pictures with masks the sides must be ``least`` pixels, a patch: nothing can be drawn into smaller ones.
+        """
+
+    def load(
+        self,
+        pictures: Pictures,
+        size: Size,
+        progress: Progress,
+        *,
+        skip_bad: bool,
+        workers: int = 0,
+        least: int = 1,
+    ) -> Any:
         """The same with progress, and a note on each picture that was skipped."""
         if not len(pictures):
             raise DataError("no pictures were given")
         progress.start("reading pictures", len(pictures))
         store = self.store(
-            pictures, size, skip_bad=skip_bad, workers=workers, progress=lambda done, total: progress.advance(1)
+            pictures,
+            size,
+            skip_bad=skip_bad,
+            workers=workers,
+            progress=lambda done, total: progress.advance(1),
+            least=least,
         )
         progress.finish()
         for bad, reason in store.bad:

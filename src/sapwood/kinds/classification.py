@@ -108,7 +108,14 @@ class Classification(Kind):
         return read_test_data(data)
 
     def store(
-        self, pictures: Pictures, size: Size, *, skip_bad: bool, workers: int, progress: Callable[[int, int], None]
+        self,
+        pictures: Pictures,
+        size: Size,
+        *,
+        skip_bad: bool,
+        workers: int,
+        progress: Callable[[int, int], None],
+        least: int = 1,
     ) -> PictureStore:
         """The pictures decoded at a quarter above the size of views."""
         return PictureStore(

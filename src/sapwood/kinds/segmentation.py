@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 from sapwood.backbones.base import BackboneInfo
 from sapwood.data.decode import decode
 from sapwood.data.legend import BACKGROUND
-from sapwood.data.mask_store import MaskStore, visible_share
+from sapwood.data.mask_store import MaskStore, check_side, visible_share
 from sapwood.data.mask_views import MaskViews
 from sapwood.data.masks import MaskedPictures, read_mask_split, read_masks
 from sapwood.data.names import check_class_names
@@ -79,7 +80,7 @@ class MaskRound(Round):
         return MaskFeed(self.held, views, config.batch_size, config.workers, stays=stays)
 
     @torch.no_grad()
-    def validate(self, network: Network, feed: Feed) -> float:
+    def validate(self, network: Network, feed: Feed) -> float | None:
         """Mean IoU of the round's own classes; what is drawn as another old class counts as background, as labelled."""
         classes = self.task.known
         own = torch.zeros(classes, dtype=torch.int64)
@@ -88,7 +89,8 @@ class MaskRound(Round):
         for batch in feed.batches(0, 0):
             drawn = feed.forward(network, None, batch)[0].logits.argmax(1).cpu()
             counts += confusion_matrix(own[drawn], batch.targets, classes)
-        return mean_iou(counts, classes=self.task.annotated)
+        share = mean_iou(counts, classes=self.task.annotated)
+        return None if math.isnan(share) else share
 
     def remarks(self) -> list[str]:
         """What the patch grid cannot show."""
@@ -124,12 +126,19 @@ class Segmentation(Kind):
         return read_masks(data)
 
     def store(
-        self, pictures: Pictures, size: Size, *, skip_bad: bool, workers: int, progress: Callable[[int, int], None]
+        self,
+        pictures: Pictures,
+        size: Size,
+        *,
+        skip_bad: bool,
+        workers: int,
+        progress: Callable[[int, int], None],
+        least: int = 1,
     ) -> MaskStore:
         """Pictures and masks decoded at a quarter above the size of views."""
         assert isinstance(pictures, MaskedPictures)
         shorter = round(min(_pair(size)) * _HEADROOM)
-        return MaskStore(pictures, shorter, skip_bad=skip_bad, workers=workers, progress=progress)
+        return MaskStore(pictures, shorter, skip_bad=skip_bad, workers=workers, progress=progress, least=least)
 
     def prepare(
         self,
@@ -239,6 +248,7 @@ class Segmentation(Kind):
             for picture in pictures:
                 try:
                     image = decode(picture)
+                    check_side(picture.name, image.shape[:2], network.backbone.info.patch)
                 except DataError as error:
                     if not skip_bad:
                         raise
