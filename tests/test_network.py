@@ -58,9 +58,9 @@ def test_predictions_and_training_logits_may_differ() -> None:
     tokens = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
     network.head.fit(Features(tokens, torch.arange(6) % 3), None, torch.Generator().manual_seed(0))
     predicted = predict(network)
-    assert predicted.shape == network(images()).shape == (5, 3)
+    assert predicted.shape == network(images()).logits.shape == (5, 3)
     assert predicted.abs().max() <= 1  # cosines
-    assert not torch.allclose(predicted, network(images()))
+    assert not torch.allclose(predicted, network(images()).logits)
 
 
 def test_merging_touches_no_weight_and_is_undone_bit_for_bit() -> None:
@@ -149,7 +149,7 @@ def test_weights_that_train_stay_in_fp32() -> None:
 def test_gradients_reach_every_trained_weight(adapter: str, precision: str) -> None:
     network = network_with(adapter)
     network.set_precision(precision)
-    network(images()).square().sum().backward()
+    network(images()).logits.square().sum().backward()
     missing = [name for name, parameter in network.trainable().items() if parameter.grad is None]
     assert [name for name in missing if "mask_token" not in name] == []  # only pre-training uses that one
     assert {p.grad.dtype for p in network.trainable().values() if p.grad is not None} == {torch.float32}
@@ -179,5 +179,5 @@ def test_the_context_lives_as_long_as_the_forward(monkeypatch: pytest.MonkeyPatc
     assert len(noted) == len(network.adapter.sites)
     assert len({id(context) for context in noted}) == 1
     torch.testing.assert_close(shifted - plain, noted[0].values["mean"][:, None].expand(5, 3), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(network(images()), plain)  # training logits are not calibrated
+    torch.testing.assert_close(network(images()).logits, plain)  # training logits are not calibrated
     assert network.slot.context.values == {}

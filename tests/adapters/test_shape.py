@@ -23,6 +23,7 @@ from sapwood.backbones.base import BackboneInfo, Site
 from sapwood.errors import Interrupted, NotMergeable
 from sapwood.learner import Learner
 from sapwood.network import Teacher
+from sapwood.objectives.base import Outputs
 from sapwood.progress import Progress
 from sapwood.task import Snapshot, Task
 
@@ -310,10 +311,10 @@ def test_the_teacher_is_the_network_before_the_round(
     told: list[tuple[Tensor, Tensor]] = []
     ask = Teacher.__call__
 
-    def ask_and_compare(teacher: Teacher, batch: Tensor) -> Tensor:
+    def ask_and_compare(teacher: Teacher, batch: Tensor) -> Outputs:
         answer = ask(teacher, batch)
         with torch.no_grad():
-            told.append((answer, reference(batch)))
+            told.append((answer.logits, reference(batch).logits))
         return answer
 
     monkeypatch.setattr(Teacher, "__call__", ask_and_compare)

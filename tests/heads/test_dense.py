@@ -71,7 +71,8 @@ def test_two_patches_by_hand() -> None:
     # (3, 1) -> relu (2, -1) = (2, 0) -> (2.5, 4);  (1, 2) -> relu (-1, 1) = (0, 1) -> (0.5, -1)
     found = head(tokens(torch.tensor([[[3.0, 1.0], [1.0, 2.0]]]), (1, 2)))
     assert found.tolist() == [[[[2.5, 0.5]], [[4.0, -1.0]]]]
-    assert head(tokens(torch.tensor([[[3.0, 1.0], [1.0, 2.0]]]), (2, 1))).tolist() == [[[[2.5], [0.5]], [[4.0], [-1.0]]]]
+    logits = head(tokens(torch.tensor([[[3.0, 1.0], [1.0, 2.0]]]), (2, 1)))
+    assert logits.tolist() == [[[[2.5], [0.5]], [[4.0], [-1.0]]]]
 
 
 @every_decoder
