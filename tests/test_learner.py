@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sapwood import learner as learner_module
 from sapwood.backbones import create_backbone
 from sapwood.costs import estimate_round
 from sapwood.errors import ConfigError, DataError, StateError, UnknownName
@@ -180,14 +179,14 @@ def test_test_pictures_choose_nothing(
     without = create(tmp_path / "without", method).learn(first, training=FAST).learn(second)
 
     seen: dict[tuple[int, bool], set[str]] = {}
-    forward = PictureFeed.logits
+    forward = PictureFeed.forward
 
-    def logits(feed: PictureFeed, model: Any, batch: Any) -> Tensor:
+    def looking(feed: PictureFeed, model: Any, teacher: Any, batch: Any) -> Any:
         key = feed.views.task, torch.is_grad_enabled()
         seen.setdefault(key, set()).update(feed.store.sha256[index] for index in batch.indices)
-        return forward(feed, model, batch)
+        return forward(feed, model, teacher, batch)
 
-    monkeypatch.setattr(PictureFeed, "logits", logits)
+    monkeypatch.setattr(PictureFeed, "forward", looking)
     with_test = create(tmp_path / "with", method).learn(first, training=FAST, test=test).learn(second, test=test)
     assert same(without, with_test)
     assert [task["validation_accuracy"] for task in without.record["tasks"]] == [
@@ -308,7 +307,7 @@ def test_the_estimate_counts_what_trains(tmp_path: Path, picture_folder: Folders
     found = {}
     for method in ("ncm", "seq-lora", "full-finetune"):
         learner = create(tmp_path / method, method)
-        store = learner._store(learner_module.read_data(data), False, Progress(), 0)
+        store = learner.kind.load(learner.kind.read(data), 28, Progress(), skip_bad=False)
         round_ = learner.kind.prepare(store, (), 0, "first", 0, 0.0, 28)
         found[method] = estimate_round(learner.network, learner._training(FAST), round_)
     assert found["ncm"].memory < found["seq-lora"].memory < found["full-finetune"].memory

@@ -88,6 +88,11 @@ def drawn(learner: Learner, pictures: Any, **options: Any) -> list[np.ndarray]:
     return [answer.mask for answer in learner.predict(pictures, **options)]
 
 
+def agree(one: np.ndarray, other: np.ndarray) -> bool:
+    """The same masks; a pixel on a border may fall either way, as products are rounded by the size of the batch."""
+    return one.shape == other.shape and (one != other).mean() < 1e-3
+
+
 # --- masks
 
 
@@ -124,9 +129,9 @@ def test_no_picture_depends_on_the_others(learned: tuple[Learner, Path]) -> None
     together = drawn(learner, paths)
     for order in (paths[::-1], [paths[0]] * 9 + paths):  # more than a batch of one size
         found = dict(zip(map(str, order), drawn(learner, order), strict=True))
-        assert all(np.array_equal(found[str(path)], mask) for path, mask in zip(paths, together, strict=True))
+        assert all(agree(found[str(path)], mask) for path, mask in zip(paths, together, strict=True))
     alone = [mask for path in paths for mask in drawn(learner, [path])]
-    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+    assert all(agree(one, other) for one, other in zip(alone, together, strict=True))
 
 
 def test_pictures_of_any_make(learned: tuple[Learner, Path]) -> None:

@@ -262,7 +262,8 @@ def test_merging_draws_the_same_masks_and_learning_goes_on(method: str, tmp_path
         if method != "full+mib":
             with apart.network.bare():
                 assert (apart.network.predict(images) - logits).abs().max() > 1e-2  # there is something to merge
-    assert equal(masks(merged, second / "images"), masks(apart, second / "images"))
+    for one, other in zip(masks(merged, second / "images"), masks(apart, second / "images"), strict=True):
+        assert (one != other).mean() < 1e-3  # on a border a pixel may fall either way
     assert same(apart.learn(second), merged.learn(second))
 
 

@@ -161,7 +161,7 @@ def count_pixels(
     progress.start("predicting", len(tests))
     truths: list[np.ndarray] = []
 
-    def pictures() -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+    def pictures() -> Iterator[np.ndarray]:
         for picture in tests.pictures:
             stop()
             truth = table[decode_mask(picture, legend, size=None)]
@@ -169,7 +169,7 @@ def count_pixels(
             if options.crop:
                 truth, image = central_square(truth), central_square(image)
             truths.append(truth)
-            yield image, truth.shape
+            yield image
 
     for found in draw(network, pictures(), size, tile=options.tile):
         truth = truths.pop(0)
@@ -181,22 +181,22 @@ def count_pixels(
 
 def draw(
     network: Network,
-    pictures: Iterator[tuple[np.ndarray, tuple[int, int]]],
+    pictures: Iterator[np.ndarray],
     size: Sequence[int],
     *,
     tile: bool = False,
 ) -> Iterator[np.ndarray]:
-    """The best channel of every pixel, uint8 [H, W], of pictures uint8 [h, w, 3] that come with the (H, W) wanted.
+    """The best channel of every pixel, uint8 [H, W], of pictures uint8 [H, W, 3].
 
     Pictures whose views are of one size go through the network together; none depends on another.
     """
     if tile:
-        for image, wanted in pictures:
-            yield _draw_tiles(network, image, wanted, size)
+        for image in pictures:
+            yield _draw_tiles(network, image, size)
         return
     waiting: list[tuple[np.ndarray, tuple[int, int]]] = []
-    for image, wanted in pictures:
-        view = (_view(network, image, size), wanted)
+    for image in pictures:
+        view = (_view(network, image, size), (image.shape[0], image.shape[1]))
         if waiting and (waiting[0][0].shape != view[0].shape or len(waiting) == _BATCH):
             yield from _flush(network, waiting)
             waiting = []
@@ -212,20 +212,18 @@ def _flush(network: Network, waiting: Sequence[tuple[np.ndarray, tuple[int, int]
         yield argmax_at_size(row[None], wanted)[0].to(torch.uint8).cpu().numpy()
 
 
-def _draw_tiles(network: Network, image: np.ndarray, wanted: tuple[int, int], size: Sequence[int]) -> np.ndarray:
+def _draw_tiles(network: Network, image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Tile by tile; of each the part far from its edges is kept, so that memory does not grow with the picture."""
     height, width = image.shape[:2]
     if height < size[0] or width < size[1]:
-        return next(draw(network, iter([(image, wanted)]), size))
+        return next(draw(network, iter([image]), size))
     found = np.empty((height, width), np.uint8)
     tile = (size[0], size[1])
-    for top, left, (start, end, first, last) in tiles((height, width), tile):
+    for top, left, (start, first, end, last) in tiles((height, width), tile):
         piece = image[top : top + tile[0], left : left + tile[1]]
         drawn = next(_flush(network, [(piece, tile)]))
         found[start:end, first:last] = drawn[start - top : end - top, first - left : last - left]
-    if wanted == found.shape:
-        return found
-    return np.array(Image.fromarray(found).resize((wanted[1], wanted[0]), Image.Resampling.NEAREST))
+    return found
 
 
 def _view(network: Network, image: np.ndarray, size: Sequence[int]) -> np.ndarray:

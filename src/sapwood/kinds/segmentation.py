@@ -244,7 +244,7 @@ class Segmentation(Kind):
         progress.start("predicting", len(pictures))
         decoded: list[tuple[Picture, np.ndarray]] = []
 
-        def images() -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+        def images() -> Iterator[np.ndarray]:
             for picture in pictures:
                 try:
                     image = decode(picture)
@@ -255,7 +255,7 @@ class Segmentation(Kind):
                     progress.note(f"skipped {error}")
                     continue
                 decoded.append((picture, image))
-                yield image, (image.shape[0], image.shape[1])
+                yield image
 
         for mask in draw(network, images(), _pair(record["image_size"]), tile=options.get("tile", False)):
             picture, image = decoded.pop(0)
