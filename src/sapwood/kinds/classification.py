@@ -66,7 +66,7 @@ class PictureRound(Round):
 
     def held_feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
         """Plain views of the validation pictures."""
-        views = Views(self.size, augment=False)
+        views = Views(self.size, augment=False, seed=self.task.seed, task=self.task.index)
         return PictureFeed(self.held, self.held_targets, views, config.batch_size, config.workers, stays=stays)
 
     @torch.no_grad()
