@@ -266,23 +266,22 @@ def test_training_sees_the_training_pictures_and_no_others(monkeypatch: pytest.M
     assert len(data.held) == 4
     seen: list[str] = []
     looked_at: list[str] = []
-    forward = PictureFeed.logits
+    forward = PictureFeed.forward
 
-    def logits(feed: PictureFeed, model: Any, batch: Any) -> Tensor:
+    def watched(feed: PictureFeed, model: Any, teacher: Any, batch: Any) -> Any:
         if torch.is_grad_enabled():
             seen.extend(feed.store.sha256[index] for index in batch.indices)
         else:
             looked_at.extend(feed.store.sha256[index] for index in batch.indices)
-        return forward(feed, model, batch)
+        return forward(feed, model, teacher, batch)
 
-    monkeypatch.setattr(PictureFeed, "logits", logits)
+    monkeypatch.setattr(PictureFeed, "forward", watched)
     stop = Stop()
     learn_round(
         bench.network,
         bench.objective,
         data,
         config,
-        image_size=SIZE,
         checkpoints=Kept(),
         progress=Progress(),
         stop=stop,
