@@ -122,8 +122,13 @@ def test_ctrl_c_in_the_middle_of_a_commit_takes_everything_back(state: State) ->
 
     before = tree(state.path)
     files = {"tasks/0001-x/log.jsonl": "done", "tasks/0001-x/head.safetensors": Interrupted()}
-    with pytest.raises(KeyboardInterrupt):
-        state.commit({"tasks": ["x"]}, files, "x")
+    # A shell gives its background jobs a SIGINT that is ignored; Python then leaves it so.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            state.commit({"tasks": ["x"]}, files, "x")
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert tree(state.path) == before
     assert not (state.path / "tasks").exists()
     text_commit(state)
