@@ -43,7 +43,7 @@ def our_step(
     head = HEADS["linear"](HEADS["linear"].Config(), backbone.info.dim)
     head.grow(CLASSES, torch.Generator().manual_seed(0))
     every = tuple(range(CLASSES))
-    adapter.before_task(Task(0, "all", every, every, CLASSES, 0))
+    adapter.before_task(Task(0, "all", every, every, CLASSES, 0), None)
     network = Network(backbone, adapter, head)
     network.set_precision(precision)
     optimizer = build_optimizer(network.trainable(), TrainingConfig())

@@ -24,7 +24,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"functional", "backbones", "data", "state"}),
     frozenset({"adapters", "heads", "objectives"}),
     frozenset({"network", "methods"}),
-    frozenset({"assembly", "export", "feeds", "training"}),
+    frozenset({"assembly", "collector", "export", "feeds", "training"}),
     frozenset({"costs", "evaluation", "fitting", "history", "kinds", "learner", "mask_evaluation", "rounds"}),
     frozenset({"bench", "report", "serve"}),
     frozenset({"cli"}),

@@ -23,7 +23,7 @@ def network_with(adapter_name: str = "lora", head_name: str = "linear", **settin
     backbone = create_backbone("random:dinov2-tiny", 28)
     adapter_type = ADAPTERS[adapter_name]
     adapter = adapter_type(adapter_type.Config(**settings), backbone.sites, backbone.info)
-    adapter.before_task(Task(0, "first", (0, 1, 2), (0, 1, 2), 3, seed=0))
+    adapter.before_task(Task(0, "first", (0, 1, 2), (0, 1, 2), 3, seed=0), None)
     head = HEADS[head_name](HEADS[head_name].Config(), backbone.info.dim)
     head.grow(3, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)

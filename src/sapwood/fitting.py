@@ -84,6 +84,6 @@ class PooledFit:
 
     @torch.no_grad()
     def _held_logits(self) -> Tensor:
-        if self.held is not None and self.network.adapter.mergeable:
+        if self.held is not None and not self.network.adapter.calibrates:
             return self.head.logits(self.held.to(self.network.device)).cpu()
         return passes(self.network, self.data.held, [self.network.predict], what="validation", **self.options)[0]

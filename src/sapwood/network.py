@@ -151,11 +151,14 @@ class Network(nn.Module):
         """Where the backbone lies."""
         return next(self.backbone.parameters()).device
 
+    def pixels(self, images: Tensor) -> Tensor:
+        """Pictures uint8 [B, H, W, 3] as the backbone takes them: normalised [B, 3, H, W] in the weights' dtype."""
+        info = self.backbone.info
+        return normalise(images.to(self.device), info.mean, info.std, next(self.backbone.parameters()).dtype)
+
     def tokens(self, images: Tensor) -> tuple[Tokens, Context]:
         """Float32 tokens of pictures uint8 [B, H, W, 3], and the context of this forward."""
-        info = self.backbone.info
-        dtype = next(self.backbone.parameters()).dtype
-        pixels = normalise(images.to(self.device), info.mean, info.std, dtype)
+        pixels = self.pixels(images)
         context = self.slot.adapter.plan(pixels, self)
         self.slot.context = context
         try:

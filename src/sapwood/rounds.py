@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sapwood.collector import Collector
 from sapwood.errors import ConfigError
 from sapwood.fitting import PooledFit
 from sapwood.heads.base import PooledHead
@@ -49,6 +50,7 @@ def learn_round(
     task, adapter, head = data.task, network.adapter, network.head
     later = task.index > 0
     moves = adapter.moves and not (config.adapt == "first" and later)
+    collector = Collector(network, data.plain_feed(config, held=False), len(data.train), progress, stop.check)
     pooled = None
     if isinstance(head, PooledHead) and isinstance(data, PictureRound):
         pooled = PooledFit(network, head, data, config, progress, stop.check)
@@ -61,7 +63,7 @@ def learn_round(
     if moves:
         if pooled is not None and later:
             pooled.remember()
-        adapter.before_task(task)
+        adapter.before_task(task, collector)
         network.refold()
     elif pooled is not None:
         pooled.compute()
@@ -73,7 +75,7 @@ def learn_round(
         if pooled is not None and not moves:
             feed, held = pooled.feeds()
         else:
-            feed, held = data.feed(config, stays=not moves), data.held_feed(config, stays=not moves)
+            feed, held = data.feed(config, stays=not moves), data.plain_feed(config, held=True, stays=not moves)
         log, earlier = train(
             network,
             objective,
@@ -93,7 +95,7 @@ def learn_round(
 
         objective.after_task(network.persistent(adapt=moves), partial(feed.batches, 0, 0), logits, task)
     if moves:
-        adapter.after_task(task)
+        adapter.after_task(task, collector)
         network.refold()
 
     facts: dict[str, Any] = {}
@@ -101,7 +103,7 @@ def learn_round(
     if pooled is not None:
         facts, accuracy = pooled.finish()
     elif len(data.held):
-        accuracy = data.validate(network, data.held_feed(config, stays=True))
+        accuracy = data.validate(network, data.plain_feed(config, held=True, stays=True))
     return {
         "log": log,
         "seconds": earlier + time.monotonic() - began,

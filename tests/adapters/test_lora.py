@@ -25,7 +25,7 @@ FIRST = Task(0, "first", (0, 1), (0, 1), 2, seed=5)
 def lora(backbone: Backbone, **settings: Any) -> Lora:
     """An adapter in which both factors are random, so that it changes something."""
     adapter = Lora(LoraConfig(**settings), backbone.sites, backbone.info)
-    adapter.before_task(FIRST)
+    adapter.before_task(FIRST, None)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for factor in adapter.up.values():
@@ -185,7 +185,7 @@ def test_starts_as_the_backbone_itself_and_draws_by_seed() -> None:
     backbone = create_backbone(TINY, SIZE)
     plain = backbone(pictures()).pooled
     adapter = Lora(LoraConfig(rank=4), backbone.sites, backbone.info)
-    adapter.before_task(FIRST)
+    adapter.before_task(FIRST, None)
     network = network_of(adapter, backbone)
     assert torch.equal(network.backbone(pictures()).pooled, plain)
     for site in adapter.sites:
@@ -193,9 +193,9 @@ def test_starts_as_the_backbone_itself_and_draws_by_seed() -> None:
         assert down.abs().max() <= bound  # Kaiming-uniform with a = sqrt(5)
         assert down.std().item() == pytest.approx(bound / 3**0.5, rel=0.2)
     drawn = {name: tensor.clone() for name, tensor in adapter.state_dict().items()}
-    adapter.before_task(Task(1, "second", (2,), (2,), 3, seed=5))  # later rounds go on from where it is
+    adapter.before_task(Task(1, "second", (2,), (2,), 3, seed=5), None)  # later rounds go on from where it is
     assert all(torch.equal(tensor, drawn[name]) for name, tensor in adapter.state_dict().items())
-    adapter.before_task(Task(0, "first", (0, 1), (0, 1), 2, seed=6))
+    adapter.before_task(Task(0, "first", (0, 1), (0, 1), 2, seed=6), None)
     assert not torch.equal(adapter.down["block_0_q"], drawn["down.block_0_q"])
 
 
@@ -243,10 +243,10 @@ def two_rounds() -> tuple[Network, Lora, list[dict[str, Tensor]]]:
     adapter = Lora(LoraConfig(rank=2, alpha=6.0, reinit=True), backbone.sites, backbone.info)
     network, learned = network_of(adapter, backbone), []
     for task in (FIRST, SECOND):
-        adapter.before_task(task)
+        adapter.before_task(task, None)
         network.refold()
         learned.append(filled(adapter, task.index))
-        adapter.after_task(task)
+        adapter.after_task(task, None)
         network.refold()
     return network, adapter, learned
 
@@ -255,7 +255,7 @@ def test_every_round_draws_a_pair_of_its_own() -> None:
     _, _, (first, second) = two_rounds()
     assert not torch.equal(first["down.block_0_q"], second["down.block_0_q"])
     other = Lora(LoraConfig(rank=2, reinit=True), create_backbone(TINY, SIZE).sites, None)
-    other.before_task(SECOND)  # from seed and round alone, whatever was learned before
+    other.before_task(SECOND, None)  # from seed and round alone, whatever was learned before
     assert torch.equal(other.down["block_0_q"], second["down.block_0_q"])
 
 
@@ -269,7 +269,7 @@ def test_finished_rounds_are_in_the_weights_and_a_new_one_starts_where_they_end(
     x = torch.randn(2, site.inputs, generator=torch.Generator().manual_seed(4))
     assert not adapter(site, x, Context()).any()  # between rounds nothing is live
     before = network.backbone(pictures()).pooled
-    adapter.before_task(Task(2, "third", (3,), (3,), 4, seed=5))
+    adapter.before_task(Task(2, "third", (3,), (3,), 4, seed=5), None)
     network.refold()
     assert torch.equal(network.backbone(pictures()).pooled, before)
     live = filled(adapter, 9)

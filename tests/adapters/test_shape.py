@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.adapters import ADAPTERS
-from sapwood.adapters.base import Adapter, Context, choose_sites
+from sapwood.adapters.base import Adapter, Context, Statistics, choose_sites
 from sapwood.backbones.base import BackboneInfo, Site
 from sapwood.errors import Interrupted, NotMergeable
 from sapwood.learner import Learner
@@ -74,11 +74,11 @@ class Experts(Toy):
         self.up.append(up)
         self.centres, self.seen = torch.cat([self.centres, centre]), torch.cat([self.seen, seen])
 
-    def before_task(self, task: Task) -> None:
+    def before_task(self, task: Task, statistics: Statistics) -> None:
         self.append(*self.pairs(task), torch.zeros(1, self.info.dim), torch.zeros(1))
         self.learning = True
 
-    def after_task(self, task: Task) -> None:
+    def after_task(self, task: Task, statistics: Statistics) -> None:
         self.learning = False
 
     def plan(self, images: Tensor, network: Any) -> Context:
@@ -127,13 +127,14 @@ class Gated(Toy):
     """One pair; its change is scaled by a gate of the class token, the logits by the mean of all gates."""
 
     mergeable = False
+    calibrates = True
 
     def __init__(self, config: Any, sites: Sequence[Site], info: BackboneInfo) -> None:
         super().__init__(config, sites, info)
         self.down, self.up = self.pairs(Task(0, "", (), (), 0, seed=0))
         self.gate = nn.ParameterDict({key(site): torch.zeros(site.inputs) for site in self.sites})
 
-    def before_task(self, task: Task) -> None:
+    def before_task(self, task: Task, statistics: Statistics) -> None:
         if task.index == 0:
             down, _ = self.pairs(task)
             self.down.load_state_dict(down.state_dict())
@@ -166,13 +167,13 @@ class Folding(Toy):
         self.past: dict[str, Tensor] = {}
         self.last: dict[str, Tensor] = {}
 
-    def before_task(self, task: Task) -> None:
+    def before_task(self, task: Task, statistics: Statistics) -> None:
         down, up = self.pairs(task, up=0.1)
         self.down.load_state_dict(down.state_dict())
         self.up.load_state_dict(up.state_dict())
         self.magnitude.data.fill_(0.5)
 
-    def after_task(self, task: Task) -> None:
+    def after_task(self, task: Task, statistics: Statistics) -> None:
         self.last = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
         self.fold(self.last)
         self.magnitude.data.zero_()

@@ -99,7 +99,7 @@ def test_bad_pixel_settings() -> None:
 def network_with(name: str) -> Network:
     backbone = create_backbone("random:dinov2-tiny", 28)
     adapter = ADAPTERS[name](ADAPTERS[name].Config(), backbone.sites, backbone.info)
-    adapter.before_task(Task(0, "first", (0, 1), (0, 1), 2, seed=0))
+    adapter.before_task(Task(0, "first", (0, 1), (0, 1), 2, seed=0), None)
     head = HEADS["linear"](HEADS["linear"].Config(), backbone.info.dim)
     head.grow(2, torch.Generator().manual_seed(0))
     network = Network(backbone, adapter, head)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sapwood.adapters.base import Adapter, Context
+from sapwood.adapters.base import Adapter, Context, Statistics
 from sapwood.adapters.full import FullFinetuning
 from sapwood.adapters.lora import Lora
 from sapwood.adapters.none import NoAdapter
@@ -13,4 +13,4 @@ ADAPTERS.add("none", NoAdapter)
 ADAPTERS.add("lora", Lora)
 ADAPTERS.add("full", FullFinetuning)
 
-__all__ = ["ADAPTERS", "Adapter", "Context"]
+__all__ = ["ADAPTERS", "Adapter", "Context", "Statistics"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -25,16 +25,49 @@ class Context:
     values: dict[str, Tensor] = field(default_factory=dict)
 
 
+TokenChoice = Literal["all", "class", "mean"]
+"""Which tokens of a layer's input are looked at: all, the class token, or the mean of the patch tokens."""
+
+
+class Statistics(Protocol):
+    """A round's training pictures in plain views, as the network sees them now; each question is one pass.
+
+    Attributes:
+        network: that they go through.
+    """
+
+    network: Any
+
+    def pixels(self) -> Iterator[Tensor]:
+        """Normalised pictures [B, 3, H, W], batch by batch, as ``Adapter.plan`` gets them."""
+
+    def visit(self, look: Callable[[str, Tensor], None]) -> None:
+        """Call ``look`` with the ``input_key`` and the input [B, N, in] of every site's layer, batch by batch."""
+
+    def second_moments(self, tokens: TokenChoice = "all") -> dict[str, Tensor]:
+        """Mean of x xᵀ over the inputs x of each layer, float32 [in, in], by ``input_key``; not centred."""
+
+
 class Adapter(nn.Module, ABC):
     """Base of all adapters. Only what a method needs is overridden; the rest does nothing.
 
     Class attributes state facts, which ``sapwood methods`` prints and tests rely on.
+
+    Attributes:
+        Config: its settings.
+        summary: one line of what it is.
+        growth: what grows with the number of rounds.
+        mergeable: its change is one of the weights.
+        calibrates: it changes logits, so that they cannot be computed from features alone.
+        trains_backbone: the backbone's own weights train.
+        history: the files of which rounds restore it.
     """
 
     Config: ClassVar[type]
     summary: ClassVar[str]
     growth: ClassVar[str]
     mergeable: ClassVar[bool] = True
+    calibrates: ClassVar[bool] = False
     trains_backbone: ClassVar[bool] = False
     history: ClassVar[Literal["last", "all"]] = "last"
 
@@ -65,21 +98,24 @@ class Adapter(nn.Module, ABC):
             NotMergeable: the change depends on the input.
         """
 
-    def before_task(self, task: Task) -> None:
+    def before_task(self, task: Task, statistics: Statistics) -> None:
         """Prepare the live part for a round; never change ``folded`` here, whose weights the teacher shares."""
 
     def after_step(self) -> None:
         """Called after every optimiser step; projections belong here, not on gradients."""
 
-    def after_task(self, task: Task) -> None:
-        """Fold or freeze what the round has learned."""
+    def after_task(self, task: Task, statistics: Statistics) -> None:
+        """Fold or freeze what the round has learned; ask ``statistics`` before changing anything."""
 
     def penalty(self) -> Tensor | None:
         """A term added to the loss; None for none."""
         return None
 
     def plan(self, images: Tensor, network: Any) -> Context:
-        """Look at the pictures before the forward (choice of expert); an empty context by default."""
+        """Look at normalised pictures before the forward (choice of expert); an empty context by default.
+
+        Between ``before_task`` and ``after_task`` every picture belongs to the round that is being learned.
+        """
         return Context()
 
     def calibrate(self, logits: Tensor, context: Context) -> Tensor:
@@ -98,6 +134,18 @@ class Adapter(nn.Module, ABC):
         """Restore from the snapshots of all rounds, oldest first; by default the last holds everything."""
         if history:
             self.load_state_dict(history[-1][0])
+
+
+def summary_token(x: Tensor, tokens: TokenChoice, prefix: int) -> Tensor:
+    """One vector a picture [B, d] of tokens [B, N, d] (or a map [B, h, w, d]), the first ``prefix`` are no patches.
+
+    >>> import torch
+    >>> x = torch.tensor([[[9.0], [1.0], [3.0]]])
+    >>> summary_token(x, "class", prefix=1).item(), summary_token(x, "mean", prefix=1).item()
+    (9.0, 2.0)
+    """
+    x = x.flatten(1, -2)
+    return x[:, 0] if tokens == "class" else x[:, prefix:].mean(1)
 
 
 def choose_sites(sites: Sequence[Site], targets: Sequence[str], blocks: str) -> tuple[Site, ...]:

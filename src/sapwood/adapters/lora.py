@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sapwood.adapters.base import Adapter, Context, choose_sites
+from sapwood.adapters.base import Adapter, Context, Statistics, choose_sites
 from sapwood.backbones.base import BackboneInfo, Site
 from sapwood.functional.low_rank import compose, lora_delta
 from sapwood.settings import check
@@ -66,7 +66,7 @@ class Lora(Adapter):
         """Folded rounds lie in the files of each."""
         return "all" if self.config.reinit else "last"
 
-    def before_task(self, task: Task) -> None:
+    def before_task(self, task: Task, statistics: Statistics) -> None:
         """Draw A and zero B, before the first round or before each: the function starts as it was."""
         if task.index > 0 and not self.config.reinit:
             return
@@ -84,7 +84,7 @@ class Lora(Adapter):
         down, up = self.down[_key(site)], self.up[_key(site)]
         return lora_delta(x, down.to(x.dtype), up.to(x.dtype), self.scale)
 
-    def after_task(self, task: Task) -> None:
+    def after_task(self, task: Task, statistics: Statistics) -> None:
         """With ``reinit``: keep the round's factors as past, and make the live part nothing."""
         if self.config.reinit:
             self.past.append(super().state()[0])

@@ -57,8 +57,8 @@ class Round(ABC):
         """Training views; ``stays`` as in ``ViewFeed``."""
 
     @abstractmethod
-    def held_feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
-        """Plain views of the validation pictures."""
+    def plain_feed(self, config: TrainingConfig, *, held: bool, stays: bool = False) -> Feed:
+        """Plain views of the validation pictures, or of those to train on; ``stays`` as in ``ViewFeed``."""
 
     @abstractmethod
     def validate(self, network: Network, feed: Feed) -> float | None:

@@ -64,10 +64,11 @@ class PictureRound(Round):
         views = Views(self.size, augment=config.augment, seed=self.task.seed, task=self.task.index)
         return PictureFeed(self.train, self.train_targets, views, config.batch_size, config.workers, stays=stays)
 
-    def held_feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
-        """Plain views of the validation pictures."""
+    def plain_feed(self, config: TrainingConfig, *, held: bool, stays: bool = False) -> Feed:
+        """Plain views of the validation pictures, or of those to train on; ``stays`` as in ``ViewFeed``."""
+        store, targets = (self.held, self.held_targets) if held else (self.train, self.train_targets)
         views = Views(self.size, augment=False, seed=self.task.seed, task=self.task.index)
-        return PictureFeed(self.held, self.held_targets, views, config.batch_size, config.workers, stays=stays)
+        return PictureFeed(store, targets, views, config.batch_size, config.workers, stays=stays)
 
     @torch.no_grad()
     def validate(self, network: Network, feed: Feed) -> float:

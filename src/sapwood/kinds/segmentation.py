@@ -74,10 +74,10 @@ class MaskRound(Round):
         views = MaskViews(self._pixels, config.augment, self.table, seed=self.task.seed, task=self.task.index)
         return MaskFeed(self.train, views, config.batch_size, config.workers, stays=stays)
 
-    def held_feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
-        """Whole validation pictures."""
+    def plain_feed(self, config: TrainingConfig, *, held: bool, stays: bool = False) -> Feed:
+        """Whole validation pictures, or those to train on; ``stays`` as in ``ViewFeed``."""
         views = MaskViews(self._pixels, False, self.table)
-        return MaskFeed(self.held, views, config.batch_size, config.workers, stays=stays)
+        return MaskFeed(self.held if held else self.train, views, config.batch_size, config.workers, stays=stays)
 
     @torch.no_grad()
     def validate(self, network: Network, feed: Feed) -> float | None:

@@ -1,0 +1,111 @@
+"""A process that learns what it is told to and dies when it is told to; the fixture ``learning`` runs it.
+
+It imports once, then learns one round for each line of its input, each in a process of its own: {"state", "data",
+"task", "training", "restart", "die"}. "die" names a moment, and the process sends itself SIGKILL there: "training 7" is
+after the seventh step of the training, "features 1" the first batch of a pass, "before commit" and "after commit" what
+they say. Prints the child's process id, what it is doing, and at the end {"pid", "status"}.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from sapwood import learner as module
+from sapwood.errors import SapwoodError
+from sapwood.learner import Learner
+from sapwood.progress import Progress
+
+
+def tell(**facts: Any) -> None:
+    # One write: the parent and its child share the pipe, and print may write a line and its end apart.
+    os.write(1, (json.dumps(facts) + "\n").encode())
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Teller(Progress):
+    """Says what happens, and dies at a moment."""
+
+    def __init__(self, moment: str | None) -> None:
+        self.moment, self.what, self.count = moment, "", 0
+
+    def start(self, what: str, total: int, done: int = 0) -> None:
+        self.what, self.count = what, 0
+        tell(doing=what, total=total, done=done)
+
+    def advance(self, units: int, **facts: float) -> None:
+        self.count += 1
+        if self.what == "training":
+            tell(step=self.count)
+        if self.moment == f"{self.what} {self.count}":
+            die()
+
+    def note(self, text: str) -> None:
+        tell(note=text)
+
+
+def around(function: Callable[..., None], moment: str | None) -> Callable[..., None]:
+    def call(*arguments: Any) -> None:
+        if moment == "before commit":
+            die()
+        function(*arguments)
+        if moment == "after commit":
+            die()
+
+    return call
+
+
+def learn(job: dict[str, Any]) -> None:
+    module.commit_round = around(module.commit_round, job.get("die"))  # type: ignore[assignment]
+    learner = Learner.open(job["state"])
+    learner.learn(
+        job["data"],
+        task=job.get("task"),
+        training=job.get("training"),
+        restart=job.get("restart", False),
+        progress=Teller(job.get("die")),
+    )
+
+
+def child(line: str) -> NoReturn:
+    try:
+        learn(json.loads(line))
+        code = 0
+    except SapwoodError as error:
+        tell(error=type(error).__name__, message=str(error))
+        code = error.exit_code
+    except BaseException as error:
+        tell(error=type(error).__name__, message=str(error))
+        code = 70
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    import accelerate  # noqa: F401
+    import transformers.models.dinov2.modeling_dinov2  # noqa: F401
+
+    from sapwood.backbones import create_backbone
+
+    create_backbone("random:dinov2-tiny", 28)  # what the first use imports
+    gc.collect()
+    gc.freeze()  # collecting garbage would copy every page that the children share
+    for line in sys.stdin:
+        number = os.fork()
+        if not number:
+            child(line)
+        tell(pid=number)
+        _, status = os.waitpid(number, 0)
+        tell(pid=number, status=os.waitstatus_to_exitcode(status))
+
+
+if __name__ == "__main__":
+    main()
