@@ -6,9 +6,12 @@ import gc
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -59,6 +62,52 @@ def settled() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+class Learning:
+    """A process that learns rounds (``learning_process.py``), and what the present one has said."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        self.errors = (folder / "stderr").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "learning_process.py")],
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+        )
+
+    def __call__(
+        self, state: Path, data: Path, when: Callable[[dict[str, Any]], int | None] = lambda said: None, **job: Any
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """Exit status (negative: killed by that signal) and all that was said; ``when`` may answer with a signal."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"state": str(state), "data": str(data), **job}) + "\n")
+        self.process.stdin.flush()
+        child, said = 0, []
+        for line in self.process.stdout:
+            said.append(json.loads(line))
+            if "status" in said[-1]:
+                return said[-1]["status"], said
+            child = said[-1].get("pid", child)
+            if (number := when(said[-1])) is not None:
+                with suppress(ProcessLookupError):  # it was faster
+                    os.kill(child, number)
+        self.errors.seek(0)
+        raise AssertionError(self.errors.read())
+
+
+@pytest.fixture(scope="session")
+def learning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Learning]:
+    """``learning(state, data, task="second", die="training 7")``; only where processes fork."""
+    made = Learning(tmp_path_factory.mktemp("learning"))
+    yield made
+    assert made.process.stdin is not None
+    made.process.stdin.close()
+    made.process.wait(30)
 
 
 def pattern(name: str, index: int, size: int = 32, seed: int = 0) -> np.ndarray:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
+Learning = Callable[..., tuple[int, list[dict[str, Any]]]]  # the fixture ``learning``
 
 FIRST = {"lr": 5e-4, "epochs": 2, "batch_size": 8, "precision": "fp32", "checkpoint_seconds": 1e-3}
 

@@ -136,6 +136,15 @@ class Adapter(nn.Module, ABC):
             self.load_state_dict(history[-1][0])
 
 
+def site_key(site: Site) -> str:
+    """A site's name as a key of parameters, which may not hold dots.
+
+    >>> site_key(Site("block.3.q", "linear", 8, 8, "block.3.qkv", "blocks.3.attn.q"))
+    'block_3_q'
+    """
+    return site.name.replace(".", "_")
+
+
 def summary_token(x: Tensor, tokens: TokenChoice, prefix: int) -> Tensor:
     """One vector a picture [B, d] of tokens [B, N, d] (or a map [B, h, w, d]), the first ``prefix`` are no patches.
 

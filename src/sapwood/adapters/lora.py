@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sapwood.adapters.base import Adapter, Context, Statistics, choose_sites
+from sapwood.adapters.base import Adapter, Context, Statistics, choose_sites, site_key
 from sapwood.backbones.base import BackboneInfo, Site
 from sapwood.functional.low_rank import compose, lora_delta
 from sapwood.settings import check
@@ -58,8 +58,8 @@ class Lora(Adapter):
         super().__init__(config, choose_sites(sites, config.targets, config.blocks), info)
         self.scale = config.alpha / config.rank
         self.past: list[dict[str, Tensor]] = []
-        self.down = nn.ParameterDict({_key(site): torch.zeros(config.rank, site.inputs) for site in self.sites})
-        self.up = nn.ParameterDict({_key(site): torch.zeros(site.outputs, config.rank) for site in self.sites})
+        self.down = nn.ParameterDict({site_key(site): torch.zeros(config.rank, site.inputs) for site in self.sites})
+        self.up = nn.ParameterDict({site_key(site): torch.zeros(site.outputs, config.rank) for site in self.sites})
 
     @property
     def history(self) -> Literal["last", "all"]:  # type: ignore[override]
@@ -76,12 +76,12 @@ class Lora(Adapter):
                 bound = 1 / math.sqrt(site.inputs)
                 # Drawn on the CPU, so that the same seed gives the same factors on every device.
                 drawn = torch.empty(self.config.rank, site.inputs).uniform_(-bound, bound, generator=generator)
-                self.down[_key(site)].copy_(drawn)
-                self.up[_key(site)].zero_()
+                self.down[site_key(site)].copy_(drawn)
+                self.up[site_key(site)].zero_()
 
     def forward(self, site: Site, x: Tensor, context: Context) -> Tensor:
         """scale * (x Aᵀ) Bᵀ, for x [..., in]."""
-        down, up = self.down[_key(site)], self.up[_key(site)]
+        down, up = self.down[site_key(site)], self.up[site_key(site)]
         return lora_delta(x, down.to(x.dtype), up.to(x.dtype), self.scale)
 
     def after_task(self, task: Task, statistics: Statistics) -> None:
@@ -92,14 +92,14 @@ class Lora(Adapter):
 
     def folded(self, site: Site) -> Tensor | None:
         """The sum of the past rounds' scale * B A; None without any."""
-        key = _key(site)
+        key = site_key(site)
         like = self.up[key]  # rounds from a file lie on the CPU, the one just learned where the network is
         changes = [compose(past[f"down.{key}"].to(like), past[f"up.{key}"].to(like), self.scale) for past in self.past]
         return torch.stack(changes).sum(0) if changes else None
 
     def dense(self, site: Site) -> Tensor:
         """Past and live: scale * B A."""
-        live = compose(self.down[_key(site)].detach(), self.up[_key(site)].detach(), self.scale)
+        live = compose(self.down[site_key(site)].detach(), self.up[site_key(site)].detach(), self.scale)
         past = self.folded(site)
         return live if past is None else live + past.to(live)
 
@@ -123,8 +123,3 @@ class Lora(Adapter):
         with torch.no_grad():
             for factor in self.up.values():
                 factor.zero_()
-
-
-def _key(site: Site) -> str:
-    # ParameterDict keys may not hold dots.
-    return site.name.replace(".", "_")
