@@ -20,7 +20,7 @@ SOURCE = ROOT / "src"
 # From the bottom up. A part imports parts of its own floor or lower ones, never of a higher one, never in a circle.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"registry", "cache", "settings", "progress", "task"}),
+    frozenset({"registry", "cache", "operations", "settings", "progress", "task"}),
     frozenset({"functional", "backbones", "data", "state"}),
     frozenset({"adapters", "heads", "objectives"}),
     frozenset({"network", "methods"}),

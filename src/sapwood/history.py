@@ -70,6 +70,7 @@ def after_round(
         "seed": task.seed,
         "seconds": facts["seconds"],
         "trainable_parameters": facts["trainable_parameters"],
+        "train_gmacs": facts["train_gmacs"],
         "validation_accuracy": facts["validation_accuracy"],
         "declared_bytes": facts["declared_bytes"],
         "peak_memory": peak_memory(),

@@ -21,7 +21,7 @@ from sapwood.objectives.base import Objective
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.state import State
-from sapwood.training import Checkpoints, Stop, train
+from sapwood.training import Checkpoints, Stop, Trained, train
 
 # These change how a round is computed, never what comes out.
 _HARMLESS = ("training.workers", "training.checkpoint_seconds")
@@ -43,8 +43,8 @@ def learn_round(
     on pooled features then carries its statistics along if the features moved, and is fitted on the new ones.
 
     Returns:
-        ``log`` (one entry an epoch), ``seconds``, ``trainable_parameters``, ``validation_accuracy`` (None without
-        validation pictures), ``head`` (facts of the fit).
+        ``log`` (one entry an epoch), ``seconds``, ``trainable_parameters``, ``train_gmacs``, ``validation_accuracy``
+        (None without validation pictures), ``head`` (facts of the fit).
     """
     began = time.monotonic()
     task, adapter, head = data.task, network.adapter, network.head
@@ -68,15 +68,14 @@ def learn_round(
     elif pooled is not None:
         pooled.compute()
 
-    log: list[dict[str, float]] = []
-    earlier = 0.0
+    trained = Trained([], 0.0, 0.0)
     parameters = network.trainable(adapt=moves) if moves or head.fitted == "gradient" else {}
     if parameters:
         if pooled is not None and not moves:
             feed, held = pooled.feeds()
         else:
             feed, held = data.feed(config, stays=not moves), data.plain_feed(config, held=True, stays=not moves)
-        log, earlier = train(
+        trained = train(
             network,
             objective,
             feed,
@@ -105,10 +104,11 @@ def learn_round(
     elif len(data.held):
         accuracy = data.validate(network, data.plain_feed(config, held=True, stays=True))
     return {
-        "log": log,
-        "seconds": earlier + time.monotonic() - began,
+        "log": trained.log,
+        "seconds": trained.earlier + time.monotonic() - began,
         "trainable_parameters": sum(parameter.numel() for parameter in parameters.values()),
         "validation_accuracy": accuracy,
+        "train_gmacs": trained.gmacs,
         "head": facts,
     }
 

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from sapwood.errors import Interrupted, SapwoodError
 from sapwood.feeds import Feed
 from sapwood.network import Network, Teacher
 from sapwood.objectives.base import Objective
+from sapwood.operations import counted
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.task import Task
@@ -80,6 +81,22 @@ class Position:
     loss_sum: float = 0.0
     loss_count: int = 0
     seconds: float = 0.0
+    step_gmacs: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training a round leaves behind besides parameters.
+
+    Attributes:
+        log: one entry an epoch: ``epoch``, ``loss``, between epochs ``validation_accuracy``.
+        earlier: seconds that interrupted runs of the round took.
+        gmacs: multiply-accumulates of all steps in units of 1e9: those of a first step times the number of steps.
+    """
+
+    log: list[dict[str, float]]
+    earlier: float
+    gmacs: float
 
 
 def schedule_factor(kind: str, step: int, total: int, warmup: float) -> float:
@@ -127,17 +144,13 @@ def train(
     stop: Stop,
     adapt: bool,
     validate: Callable[[], float | None] | None = None,
-) -> tuple[list[dict[str, float]], float]:
+) -> Trained:
     """Train one round from its last checkpoint, or from the start.
 
     Every draw is a function of (seed, round, epoch, picture), so that nothing but the parameters, the optimiser and
     the position has to be restored for a killed run to end with the same tensors.
 
     ``validate`` measures validation pictures between epochs, to be looked at; nothing is chosen by it.
-
-    Returns:
-        One entry an epoch (``epoch``, ``loss``, between epochs ``validation_accuracy``), and the seconds that
-        earlier, interrupted runs of the round took.
 
     Raises:
         Interrupted: a stop was asked for; a checkpoint was written first.
@@ -164,7 +177,10 @@ def train(
         for group_of_batches in _grouped(feed.batches(epoch, inside * config.accumulate), config.accumulate):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule_factor(config.schedule, position.step, total, config.warmup)
-            loss = _step(model, network, objective, feed, task, teacher, parameters, group_of_batches, accelerator)
+            with nullcontext() if position.step_gmacs else counted() as operations:
+                loss = _step(model, network, objective, feed, task, teacher, parameters, group_of_batches, accelerator)
+            if operations is not None:
+                position.step_gmacs = operations.gmacs
             if not math.isfinite(loss):
                 raise SapwoodError(
                     f"the loss became {loss} at step {position.step} of round {task.name!r}; nothing was kept. "
@@ -191,7 +207,7 @@ def train(
                 stop.check()
     progress.finish()
     accelerator.free_memory()
-    return log, spent_before
+    return Trained(log, spent_before, position.step_gmacs * total)
 
 
 def _step(

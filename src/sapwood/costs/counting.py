@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from sapwood.backbones.base import height_width
 from sapwood.costs.score import netscore
 from sapwood.errors import NotMergeable
 from sapwood.heads.base import Head
 from sapwood.network import Network
+from sapwood.operations import counted
 
 _CLASSIFIER = "classifier."
 
@@ -83,9 +83,9 @@ def network_cost(network: Network, bytes_per_task: int) -> Cost:
 
 
 def _gmacs(network: Network, size: tuple[int, int]) -> float:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), counted() as operations:
         network.predict(torch.empty(1, *size, 3, dtype=torch.uint8, device="meta"))
-    return counter.get_total_flops() / 2e9  # a multiply-accumulate is counted as two operations
+    return operations.gmacs
 
 
 def _predicting(head: Head) -> dict[str, int]:
