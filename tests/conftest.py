@@ -71,7 +71,7 @@ class Learning:
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
         self.errors = (folder / "stderr").open("w+")
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "learning_process.py")],
+            [sys.executable, "-P", str(ROOT / "tests" / "learning_process.py")],
             env=environment,
             text=True,
             stdin=subprocess.PIPE,

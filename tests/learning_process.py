@@ -1,9 +1,10 @@
 """A process that learns what it is told to and dies when it is told to; the fixture ``learning`` runs it.
 
 It imports once, then learns one round for each line of its input, each in a process of its own: {"state", "data",
-"task", "training", "restart", "die"}. "die" names a moment, and the process sends itself SIGKILL there: "training 7" is
-after the seventh step of the training, "features 1" the first batch of a pass, "before commit" and "after commit" what
-they say. Prints the child's process id, what it is doing, and at the end {"pid", "status"}.
+"task", "training", "restart", "die", "signal"}. "die" names a moment, and the process sends itself SIGKILL there, or the
+signal of this number: "training 7" is after the seventh step of the training, "features 1" the first batch of a pass,
+"before commit" and "after commit" what they say. Prints the child's process id, what it is doing, and at the end
+{"pid", "status"}.
 """
 
 from __future__ import annotations
@@ -27,15 +28,11 @@ def tell(**facts: Any) -> None:
     os.write(1, (json.dumps(facts) + "\n").encode())
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 class Teller(Progress):
     """Says what happens, and dies at a moment."""
 
-    def __init__(self, moment: str | None) -> None:
-        self.moment, self.what, self.count = moment, "", 0
+    def __init__(self, moment: str | None, number: int) -> None:
+        self.moment, self.number, self.what, self.count = moment, number, "", 0
 
     def start(self, what: str, total: int, done: int = 0) -> None:
         self.what, self.count = what, 0
@@ -46,7 +43,7 @@ class Teller(Progress):
         if self.what == "training":
             tell(step=self.count)
         if self.moment == f"{self.what} {self.count}":
-            die()
+            os.kill(os.getpid(), self.number)
 
     def note(self, text: str) -> None:
         tell(note=text)
@@ -55,10 +52,10 @@ class Teller(Progress):
 def around(function: Callable[..., None], moment: str | None) -> Callable[..., None]:
     def call(*arguments: Any) -> None:
         if moment == "before commit":
-            die()
+            os.kill(os.getpid(), signal.SIGKILL)
         function(*arguments)
         if moment == "after commit":
-            die()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     return call
 
@@ -71,7 +68,7 @@ def learn(job: dict[str, Any]) -> None:
         task=job.get("task"),
         training=job.get("training"),
         restart=job.get("restart", False),
-        progress=Teller(job.get("die")),
+        progress=Teller(job.get("die"), job.get("signal", signal.SIGKILL)),
     )
 
 

@@ -153,8 +153,9 @@ def count_pixels(
     options: MaskOptions,
     progress: Progress,
     stop: Callable[[], None] = lambda: None,
+    look: Callable[[Tensor], None] = lambda counts: None,
 ) -> Tensor:
-    """Pixels [K, K] of truth against prediction, at the masks' own resolution."""
+    """Pixels [K, K] of truth against prediction, at the masks' own resolution; ``look`` gets those of each picture."""
     legend = tests.pictures.legend
     table = legend.lookup({name: index for index, name in enumerate(names)}, others=options.future)
     counts = torch.zeros(len(names), len(names), dtype=torch.int64)
@@ -173,7 +174,9 @@ def count_pixels(
 
     for found in draw(network, pictures(), size, tile=options.tile):
         truth = truths.pop(0)
-        counts += confusion_matrix(torch.from_numpy(found), torch.from_numpy(truth), len(names))
+        own = confusion_matrix(torch.from_numpy(found), torch.from_numpy(truth), len(names))
+        look(own)
+        counts += own
         progress.advance(1)
     progress.finish()
     return counts

@@ -224,12 +224,14 @@ class Teacher:
     """
 
     def __init__(self, network: Network) -> None:
-        self.network = network
-        if network.adapter.trains_backbone:
+        self.network, self.network_is_copy = network, network.adapter.trains_backbone
+        if self.network_is_copy:
             self.network = copy.deepcopy(network, {id(network.memory): None})  # not the features it may hold
-        self.adapter = copy.deepcopy(network.adapter).requires_grad_(False)
-        self.head = copy.deepcopy(network.head).requires_grad_(False)
-        self.network_is_copy = self.network is not network
+            self.adapter, self.head = self.network.adapter, self.network.head
+        else:
+            self.adapter, self.head = copy.deepcopy(network.adapter), copy.deepcopy(network.head)
+        self.adapter.requires_grad_(False)
+        self.head.requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Outputs:

@@ -133,7 +133,7 @@ def test_camvid_tests_and_joint(shared_data: Path, camvid_masks: dict[str, np.nd
 
 def test_order_tasks_and_sums(shared_data: Path) -> None:
     natural = BENCHMARKS["camvid-4-3"](shared_data)
-    mixed = BENCHMARKS["camvid-4-3"](shared_data, order_seed=3, tasks=1)
+    mixed = BENCHMARKS["camvid-4-3"](shared_data, order_seed=3, keep=1)
     order = [natural.classes[index] for index in class_order(7, 3)]
     assert mixed.classes == tuple(sorted(order[:4], key=natural.classes.index))
     assert (len(mixed.rounds), mixed.order_seed) == (1, 3)
@@ -142,10 +142,21 @@ def test_order_tasks_and_sums(shared_data: Path) -> None:
     assert BENCHMARKS["camvid-4-1"](shared_data).sha256() != natural.sha256()
 
 
+def test_another_number_of_tasks(shared_data: Path) -> None:
+    stream = BENCHMARKS["camvid-4-3"](shared_data, tasks=3, keep=2, every=9)
+    assert (stream.name, stream.domains) == ("camvid-3-3", False)
+    assert [part.train.classes for part in stream.rounds] == [
+        ("Sky", "Building", "Road"),
+        ("Pavement", "Tree", "Fence"),
+    ]
+    assert stream.rounds[1].name == "Fence+Pavement+Tree"
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"tasks": 3}, "has 2 tasks, got tasks=3"),
+        ({"tasks": 8}, "7 classes make 1 to 7 tasks, got tasks=8"),
+        ({"keep": 3}, "has 2 tasks, got keep=3"),
         ({"every": 0}, "every must be >= 1"),
         ({"protocol": "joint"}, "no protocol 'joint'"),
     ],

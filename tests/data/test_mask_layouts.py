@@ -112,7 +112,7 @@ def test_ade(tmp_path: Path) -> None:
     assert [stems(part.train) for part in stream.rounds] == [["t1", "t2"], ["t2", "t3"]]
     assert targets(stream.rounds[1].train, 0, stream.classes).tolist() == [[0, 101]]
     assert stream.background == "exclude"
-    assert len(BENCHMARKS["ade-25-25"](tmp_path, tasks=1).rounds) == 1
+    assert len(BENCHMARKS["ade-25-25"](tmp_path, keep=1).rounds) == 1
 
 
 def test_ade_from_lists(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_ade_from_lists(tmp_path: Path) -> None:
     assert [len(part.train.classes) for part in stream.rounds] == [100, 50]
     with pytest.raises(ConfigError, match=r"task 2 .* is left without training pictures"):
         BENCHMARKS["ade-100-50"](tmp_path, partition=lists, every=2)
-    assert stems(BENCHMARKS["ade-100-50"](tmp_path, partition=lists, every=2, tasks=1).rounds[0].train) == ["t1", "t3"]
+    assert stems(BENCHMARKS["ade-100-50"](tmp_path, partition=lists, every=2, keep=1).rounds[0].train) == ["t1", "t3"]
 
 
 def make_cityscapes(root: Path) -> None:
@@ -192,9 +192,12 @@ def test_acdc(tmp_path: Path) -> None:
     assert [len(stream.tests(after)) for after in range(5)] == [1, 2, 3, 4, 5]
     assert [len(stream.joint(upto)) for upto in range(5)] == [3, 4, 5, 6, 7]
     assert targets(stream.joint(4), 0, CITYSCAPES).tolist() == [[1, 2]]
-    mixed = BENCHMARKS["acdc"](tmp_path, order_seed=1, tasks=3)
+    mixed = BENCHMARKS["acdc"](tmp_path, order_seed=1, keep=3)
     weathers = [CONDITIONS[index] for index in class_order(4, 1)]
     assert [part.name for part in mixed.rounds] == ["cityscapes", *weathers[:2]]
+    assert stream.domains
+    with pytest.raises(ConfigError, match="acdc: its tasks are weathers, which tasks=2 cannot split"):
+        BENCHMARKS["acdc"](tmp_path, tasks=2)
     (tmp_path / "cityscapes" / "gtFine" / "val").rename(tmp_path / "aside")
     with pytest.raises(DataError, match=r"acdc: \S*cityscapes has no gtFine/val"):
         BENCHMARKS["acdc"](tmp_path)

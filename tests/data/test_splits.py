@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sapwood.data.splits import class_order, validation_split
+from sapwood.data.splits import class_order, task_sizes, validation_split
 from sapwood.errors import ConfigError
 
 labels_lists = st.lists(st.sampled_from("abcde"), max_size=120)
@@ -51,3 +51,29 @@ def test_class_order_is_the_convention_and_leaves_the_global_state_alone() -> No
     assert class_order(10, 1993) == expected
     assert np.random.random() == after
     assert class_order(3, None) == [0, 1, 2]
+
+
+@given(st.integers(1, 60), st.data())
+def test_sizes_of_tasks(classes: int, data: st.DataObject) -> None:
+    tasks = data.draw(st.integers(1, classes))
+    sizes = task_sizes(classes, tasks)
+    assert (len(sizes), sum(sizes), min(sizes) > 0) == (tasks, classes, True)
+    assert sorted(sizes, reverse=True) == list(sizes)
+    assert len(set(sizes[:-1])) <= 1 or max(sizes) - min(sizes) == 1
+    if classes % tasks == 0:
+        assert sizes == (classes // tasks,) * tasks
+
+
+def test_no_task_without_a_class() -> None:
+    for tasks in (0, -1, 4):
+        with pytest.raises(ConfigError, match=f"3 classes make 1 to 3 tasks, got tasks={tasks}"):
+            task_sizes(3, tasks)
+    assert task_sizes(196, 10) == (20,) * 9 + (16,)
+
+
+def test_small_classes_give_where_they_are_asked_to() -> None:
+    labels = ["a"] * 3 + ["b"] * 2 + ["c"]
+    assert validation_split(labels, 0.2, 0)[1] == []
+    kept, held = validation_split(labels, 0.2, 0, smallest=2)
+    assert [labels[index] for index in held] == ["a", "b"]
+    assert sorted(kept + held) == list(range(6))

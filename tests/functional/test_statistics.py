@@ -184,3 +184,17 @@ def test_temperature_with_few_pictures():
     temperature = statistics.fit_temperature(right, torch.arange(3))
     assert temperature is not None
     assert (right / temperature).softmax(1).diagonal().tolist() == pytest.approx([0.8] * 3, abs=1e-4)
+
+
+def test_temperature_leaves_out_classes_that_are_ruled_out(rng):
+    logits = 3 * torch.randn(60, 2, generator=rng)
+    target = (torch.rand(60, generator=rng) < logits.softmax(1)[:, 1]).long()
+    expected = statistics.fit_temperature(logits, target)
+    never = torch.full((60, 3), -torch.inf)
+    wider = torch.cat([never[:, :1], logits, never], 1)  # two classes of six may be it
+    assert statistics.fit_temperature(wider, target + 1) == pytest.approx(expected, rel=1e-6)
+    wrong = torch.cat([never, logits[:, :1], logits], 1)[:7]  # the true class is ruled out: no temperature mends it
+    both = statistics.fit_temperature(torch.cat([wider, wrong]), torch.cat([target + 1, torch.zeros(7).long()]))
+    assert both == pytest.approx(expected, rel=1e-6)
+    assert statistics.fit_temperature(wrong, torch.zeros(7).long()) is None
+    assert statistics.fit_temperature(wider[:, :2], torch.ones(60).long()) is None  # one class left for each

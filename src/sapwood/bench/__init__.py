@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sapwood.bench.runner import Run, run
+from sapwood.bench.rows import Run
+from sapwood.bench.runner import run
 from sapwood.bench.streams import validation_stream
 
 __all__ = ["Run", "run", "validation_stream"]

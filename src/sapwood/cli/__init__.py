@@ -14,6 +14,7 @@ import typer
 from typer.main import get_command
 
 from sapwood import __version__
+from sapwood.cli.benching import bench
 from sapwood.cli.costing import cost
 from sapwood.cli.drawing import masks
 from sapwood.cli.learning import learn, undo
@@ -27,7 +28,8 @@ __all__ = ["app", "main"]
 
 # rich_markup_mode=None: plain help costs half of what the boxed one costs.
 app = typer.Typer(name="sapwood", rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False)
-for _command in (learn, predict, evaluate, show, undo, report, cost, demo, masks, methods, backbones, benchmarks):
+_COMMANDS = (learn, predict, evaluate, show, undo, report, bench, cost, demo, masks, methods, backbones, benchmarks)
+for _command in _COMMANDS:
     app.command()(_command)
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sapwood.methods import Method
 
 _CLASSES = 10
+_SHOWN = {"classification": "pictures", "segmentation": "masks"}
 
 
 def methods(as_json: AsJson = False) -> None:
@@ -21,22 +22,27 @@ def methods(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"methods": entries})
         return
-    rows = [["method", "adapter", "objective", "head", "merges", "stored", "what it does"]]
+    rows = [["method", "adapter", "objective", "head", "learns", "merges", "stored", "what it does"]]
     rows += [
         [
-            entry["name"],
+            entry["name"] + ("†" if entry["reconstructed"] else ""),
             entry["adapter"],
             entry["objective"],
             entry["head"],
+            " ".join(_SHOWN[kind] for kind in entry["kinds"]),
             "yes" if entry["merges"] else "no",
             size(entry["bytes"]),
             entry["title"] + (f" [{entry['reference']}]" if entry["reference"] else ""),
         ]
         for entry in entries
     ]
-    print(table(rows, right=[5]))
+    print(table(rows, right=[6]))
     print(f"\nstored: bytes a round keeps for a ViT-S with {_CLASSES} classes (trained tensors and kept statistics).")
-    print("Every adapter goes with every objective and head: --method ADAPTER+OBJECTIVE --head HEAD\n")
+    print("†: the paper leaves choices open; those made here are named in the adapter's docstring and are settings.")
+    print(
+        "Every adapter goes with every objective and head: --method ADAPTER+OBJECTIVE --head HEAD; a recipe may stand"
+    )
+    print("for the adapter, and +slca or +ridge for a head with statistics: c-lora+lwf, inflora+ridge\n")
     rows = [["part", "name", "what it is", "what grows with rounds"], *_parts()]
     print(table(rows))
 
@@ -93,6 +99,8 @@ def _method(method: Method) -> dict[str, Any]:
         "merges": adapter.mergeable,
         "stores_backbone": adapter.trains_backbone,
         "upper_bound": method.all_data,
+        "kinds": list(method.kinds),
+        "reconstructed": method.reconstructed,
         "bytes": declared_bytes(method, _CLASSES),
     }
 

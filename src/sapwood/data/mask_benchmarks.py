@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -14,13 +15,10 @@ from sapwood.data.mask_layouts import Parts
 from sapwood.data.masks import MaskedPictures, read_mask_split, read_masks
 from sapwood.data.protocols import PROTOCOLS, ProtocolName, annotated, read_partition, select, steps_of
 from sapwood.data.sources import has_splits
-from sapwood.data.splits import class_order
-from sapwood.data.streams import MaskStream, Round
+from sapwood.data.splits import class_order, task_sizes
+from sapwood.data.streams import MaskStream, Round, round_name
 from sapwood.errors import ConfigError
 from sapwood.settings import check
-
-_LONGEST_NAME = 40
-_NAMED = 2  # classes that stand in a name that would be longer
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class MaskBenchmark:
 
     Attributes:
         name: of the benchmark.
+        family: the name without the sizes.
         description: one line.
         where: the files that it wants.
         classes: in natural order; all others are background throughout.
@@ -40,6 +39,7 @@ class MaskBenchmark:
     kind: ClassVar[str] = "segmentation"
 
     name: str
+    family: str
     description: str
     where: str
     classes: tuple[str, ...]
@@ -47,12 +47,18 @@ class MaskBenchmark:
     load: Callable[[Path | None, str], Parts]
     background: Literal["include", "exclude"]
 
+    def split_into(self, tasks: int) -> MaskBenchmark:
+        """The same classes in ``tasks`` tasks of equally many (``task_sizes``); the name says so."""
+        sizes = task_sizes(len(self.classes), tasks)
+        return replace(self, name="-".join(map(str, (self.family, *sizes[:2]))), sizes=sizes)
+
     def __call__(
         self,
         data: Path | None = None,
         *,
         order_seed: int | None = None,
         tasks: int | None = None,
+        keep: int | None = None,
         protocol: ProtocolName = "overlapped",
         every: int = 1,
         partition: Path | None = None,
@@ -63,7 +69,8 @@ class MaskBenchmark:
             data: where the data set lies; by default the environment variable ``SAPWOOD_DATA``.
             order_seed: of the order of the classes (``class_order``); None is the natural order. Within a task they
                 stay in their natural order.
-            tasks: keep the first so many tasks; None keeps all. The classes of the rest stay classes of the future.
+            tasks: split the classes into so many tasks instead (``split_into``).
+            keep: the first so many tasks; None keeps all. The classes of the rest stay classes of the future.
             protocol: which pictures a task shows, and which of their labels (``sapwood.data.protocols``).
             every: keep every n-th training picture.
             partition: folder of fixed lists of each task's pictures, which replace the protocol's choice of pictures
@@ -73,7 +80,10 @@ class MaskBenchmark:
             DataError: the data set is not there; the message names the files.
             ConfigError: more tasks than there are, an unknown protocol, a task without pictures.
         """
-        _check(self.name, len(self.sizes), tasks, protocol, every)
+        if tasks is not None:
+            other = self.split_into(tasks)
+            return other(data, order_seed=order_seed, keep=keep, protocol=protocol, every=every, partition=partition)
+        _check(self.name, len(self.sizes), keep, protocol, every)
         steps = steps_of(self.sizes)
         order = class_order(len(self.classes), order_seed)
         groups = [[self.classes[index] for index in sorted(order[one - 1] for one in step)] for step in steps]
@@ -91,7 +101,7 @@ class MaskBenchmark:
 
         measured = test.relabelled(test.legend.keep(names, "background"))
         rounds = []
-        for number, (group, indices) in enumerate(zip(groups[:tasks], shown, strict=False)):
+        for number, (group, indices) in enumerate(zip(groups[:keep], shown, strict=False)):
             name = round_name(group)
             if not indices:
                 raise ConfigError(
@@ -101,7 +111,7 @@ class MaskBenchmark:
             labelled = [names[one - 1] for one in annotated(steps, number, protocol)]
             part = pictures.subset(indices).relabelled(legend.keep(labelled, "background"))
             rounds.append(Round(name, part, measured))
-        kept = tuple(name for group in groups[:tasks] for name in group)
+        kept = tuple(name for group in groups[:keep] for name in group)
         return MaskStream(self.name, tuple(rounds), kept, order_seed, legend, self.background)
 
 
@@ -124,19 +134,21 @@ class DomainBenchmark:
         *,
         order_seed: int | None = None,
         tasks: int | None = None,
+        keep: int | None = None,
         protocol: ProtocolName = "overlapped",
         every: int = 1,
     ) -> MaskStream:
         """The stream; arguments as for ``MaskBenchmark``, ``order_seed`` being of the order of the weathers."""
+        check((tasks is None, f"{self.name}: its tasks are weathers, which tasks={tasks} cannot split; take keep"))
         weathers = layouts.acdc(data, self.name)
         order = class_order(len(weathers), order_seed)
         parts = {name: weathers[name] for name in (list(weathers)[index] for index in order)}
         if layouts.has_cityscapes(data):
             parts = {"cityscapes": layouts.cityscapes(data, self.name), **parts}
-        _check(self.name, len(parts), tasks, protocol, every)
-        rounds = tuple(Round(name, part.train[::every], part.test) for name, part in parts.items())[:tasks]
+        _check(self.name, len(parts), keep, protocol, every)
+        rounds = tuple(Round(name, part.train[::every], part.test) for name, part in parts.items())[:keep]
         legend = weathers["fog"].train.legend
-        return MaskStream(self.name, rounds, legend.classes, order_seed, legend, "exclude")
+        return MaskStream(self.name, rounds, legend.classes, order_seed, legend, "exclude", domains=True)
 
 
 def split_masks(
@@ -162,19 +174,33 @@ def split_masks(
         DataError: the data are not as ``read_masks`` wants them, or have no test part.
         ConfigError: the sizes do not add up to the number of classes; and what a benchmark raises.
     """
+    return own_masks(data, sizes, test)(order_seed=order_seed, protocol=protocol, every=every)
+
+
+def own_masks(
+    data: str | Path | MaskedPictures, sizes: Sequence[int] | int, test: str | Path | MaskedPictures | None = None
+) -> MaskBenchmark:
+    """The benchmark that ``split_masks`` runs; a number as ``sizes`` is how many equal tasks (``task_sizes``)."""
     train = read_masks(data)
+    given = (len(train.classes),) if isinstance(sizes, int) else tuple(sizes)
     check(
         (
-            sum(sizes) == len(train.classes),
-            f"a split into {','.join(map(str, sizes))} needs {sum(sizes)} classes, the masks have "
+            sum(given) == len(train.classes),
+            f"a split into {','.join(map(str, given))} needs {sum(given)} classes, the masks have "
             f"{len(train.classes)}: {', '.join(train.classes)}",
         )
     )
     measured = _test_part(data, test)
-    name = "-".join(map(str, ("masks" if isinstance(data, MaskedPictures) else Path(data).resolve().name, *sizes)))
+    family = "masks" if isinstance(data, MaskedPictures) else Path(data).resolve().name
+    name = "-".join(map(str, (family, *given)))
     background: Literal["include", "exclude"] = "include" if BACKGROUND in train.legend.names.values() else "exclude"
-    split = MaskBenchmark(name, "", "", train.classes, tuple(sizes), lambda *_: Parts(train, measured), background)
-    return split(order_seed=order_seed, protocol=protocol, every=every)
+    load = functools.partial(_given, Parts(train, measured))
+    split = MaskBenchmark(name, family, "pictures with masks", family, train.classes, given, load, background)
+    return split.split_into(sizes) if isinstance(sizes, int) else split
+
+
+def _given(parts: Parts, data: Path | None, name: str) -> Parts:
+    return parts
 
 
 def _test_part(data: str | Path | MaskedPictures, test: str | Path | MaskedPictures | None) -> MaskedPictures:
@@ -185,21 +211,9 @@ def _test_part(data: str | Path | MaskedPictures, test: str | Path | MaskedPictu
     return read_mask_split(data, "test")
 
 
-def round_name(classes: Sequence[str]) -> str:
-    """A task's name from its classes; the last of many are only counted.
-
-    >>> round_name(["Sky", "Road"]), round_name(layouts.VOC[:15])
-    ('Sky+Road', 'aeroplane+bicycle+13 more')
-    """
-    whole = "+".join(classes)
-    if len(whole) <= _LONGEST_NAME or len(classes) <= _NAMED + 1:
-        return whole
-    return "+".join([*classes[:_NAMED], f"{len(classes) - _NAMED} more"])
-
-
-def _check(name: str, most: int, tasks: int | None, protocol: str, every: int) -> None:
+def _check(name: str, most: int, keep: int | None, protocol: str, every: int) -> None:
     check(
-        (tasks is None or 1 <= tasks <= most, f"{name} has {most} tasks, got tasks={tasks}"),
+        (keep is None or 1 <= keep <= most, f"{name} has {most} tasks, got keep={keep}"),
         (protocol in PROTOCOLS, f"no protocol {protocol!r}; known: {', '.join(PROTOCOLS)}"),
         (every >= 1, f"every must be >= 1, got {every}"),
     )
@@ -219,7 +233,7 @@ def _entries(
         first, more = map(int, split.split("-"))
         sizes = (first, *[more] * ((len(classes) - first) // more))
         description = f"{title}, {len(sizes)} tasks: {first} classes, then {more} at a time"
-        yield MaskBenchmark(f"{data_set}-{split}", description, where, classes, sizes, load, background)
+        yield MaskBenchmark(f"{data_set}-{split}", data_set, description, where, classes, sizes, load, background)
 
 
 # What 16 x 12 patches can show of CamVid, the classes of the first task first; the rest is background throughout.

@@ -14,16 +14,19 @@ SMALLEST_CLASS = 10
 """A class with fewer pictures gives none to validation."""
 
 
-def validation_split(labels: Sequence[Hashable], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+def validation_split(
+    labels: Sequence[Hashable], fraction: float, seed: int, smallest: int = SMALLEST_CLASS
+) -> tuple[list[int], list[int]]:
     """Stratified split of the training pictures; one class's choice does not depend on the other classes.
 
-    A class of fewer than ten pictures keeps all of them; a larger one gives ``fraction`` of its pictures (rounded,
-    at least one).
+    A class of fewer than ``smallest`` pictures keeps all of them; a larger one gives ``fraction`` of its pictures
+    (rounded, at least one, never all).
 
     Args:
         labels: the label of each picture.
         fraction: share held out, in [0, 1); 0 holds nothing out.
         seed: of the choice.
+        smallest: pictures that a class must have to give any.
 
     Returns:
         Indices of the pictures to train on and of those held out, both ascending.
@@ -40,7 +43,7 @@ def validation_split(labels: Sequence[Hashable], fraction: float, seed: int) -> 
     held: list[int] = []
     for label, indices in members.items():
         count = len(indices)
-        if fraction == 0 or count < SMALLEST_CLASS:
+        if fraction == 0 or count < smallest:
             continue
         wanted = min(count - 1, max(1, int(fraction * count + 0.5)))
         order = _generator(seed, str(label)).permutation(count)
@@ -61,6 +64,27 @@ def class_order(count: int, seed: int | None) -> list[int]:
     if seed is None:
         return list(range(count))
     return [int(index) for index in np.random.RandomState(seed).permutation(count)]
+
+
+def task_sizes(classes: int, tasks: int) -> tuple[int, ...]:
+    """How many classes each of ``tasks`` tasks has: equally many, the last task the rest.
+
+    Where that would leave a task empty, the sizes differ by one at most.
+
+    Raises:
+        ConfigError: no task, or more tasks than classes.
+
+    >>> task_sizes(10, 5), task_sizes(10, 4), task_sizes(10, 6)
+    ((2, 2, 2, 2, 2), (3, 3, 3, 1), (2, 2, 2, 2, 1, 1))
+    """
+    if not 1 <= tasks <= classes:
+        raise ConfigError(f"{classes} classes make 1 to {classes} tasks, got tasks={tasks}")
+    most = -(-classes // tasks)
+    rest = classes - (tasks - 1) * most
+    if rest > 0:
+        return (*[most] * (tasks - 1), rest)
+    few, more = divmod(classes, tasks)
+    return (*[few + 1] * more, *[few] * (tasks - more))
 
 
 def _generator(*parts: object) -> np.random.Generator:

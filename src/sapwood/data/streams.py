@@ -7,7 +7,7 @@ import hashlib
 import operator
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -17,6 +17,9 @@ from sapwood.data.masks import MaskedPictures, mask_name
 from sapwood.data.names import shown
 from sapwood.data.pictures import Picture, Pictures
 from sapwood.errors import DataError
+
+_LONGEST_NAME = 40
+_NAMED = 2  # classes that stand in a name that would be longer
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,17 @@ class Round:
 
 @dataclass(frozen=True)
 class Stream:
-    """Tasks in the order in which they are learned."""
+    """Tasks in the order in which they are learned.
+
+    Attributes:
+        name: of the benchmark.
+        rounds: the tasks.
+        classes: of all tasks, in the order in which they are met.
+        order_seed: of the order of the classes (or of the domains, where every task has all classes).
+        split: how training and test pictures were divided, where a data set comes with several divisions or none.
+        domains: whether rounds bring new domains of the same classes, so that a round is known by its test pictures
+            and not by its classes.
+    """
 
     kind: ClassVar[str] = "classification"
 
@@ -42,6 +55,8 @@ class Stream:
     rounds: tuple[Round, ...]
     classes: tuple[str, ...]
     order_seed: int | None
+    split: str = field(default="", kw_only=True)
+    domains: bool = field(default=False, kw_only=True)
 
     def tests(self, after: int) -> Pictures:
         """What is measured after a round: the test pictures of all rounds up to it.
@@ -123,19 +138,52 @@ def data_folder(data: Path | None, folders: Sequence[str], wanted: Sequence[str]
     Raises:
         DataError: nothing is named, or it is not there; the message names what is wanted and where it was sought.
     """
+    return data_layout(data, folders, [wanted], name)[0]
+
+
+def data_layout(
+    data: Path | None, folders: Sequence[str], layouts: Sequence[Sequence[str]], name: str
+) -> tuple[Path, int]:
+    """Where a data set lies that people keep in several layouts, and which of ``layouts`` it is there.
+
+    Args:
+        data: as for ``data_folder``, like ``folders`` and ``name``.
+        layouts: for each, the files or folders that it must hold (``*`` stands for any text); the first that is
+            complete is taken.
+
+    Raises:
+        DataError: as for ``data_folder``.
+    """
     root = data_root(data)
-    listed = " and ".join(filter(None, (", ".join(wanted[:-1]), wanted[-1])))
+    listed = ", or ".join(" and ".join(filter(None, (", ".join(each[:-1]), each[-1]))) for each in layouts)
     if root is None:
         raise DataError(f"{name}: needs {listed}; name their folder with --data or SAPWOOD_DATA")
     places = [*(root / folder for folder in folders), root]
-    missing = {place: [one for one in wanted if not (place / one).exists()] for place in places}
-    for place, lacks in missing.items():
-        if not lacks:
-            return place
-    for place, lacks in missing.items():
-        if len(lacks) < len(wanted):
-            raise DataError(f"{name}: {shown(place)} has no {' and no '.join(lacks)}")
-    raise DataError(f"{name}: {listed} are neither in {' nor in '.join(map(shown, places))}")
+    partly = []
+    for place in places:
+        for number, wanted in enumerate(layouts):
+            lacks = [one for one in wanted if not _is_in(place, one)]
+            if not lacks:
+                return place, number
+            if len(lacks) < len(wanted):
+                partly.append(f"{name}: {shown(place)} has no {' and no '.join(lacks)}")
+    raise DataError([*partly, f"{name}: {listed} are neither in {' nor in '.join(map(shown, places))}"][0])
+
+
+def round_name(classes: Sequence[str]) -> str:
+    """A task's name from its classes; the last of many are only counted.
+
+    >>> round_name(["Sky", "Road"]), round_name([f"class {number}" for number in range(20)])
+    ('Sky+Road', 'class 0+class 1+18 more')
+    """
+    whole = "+".join(classes)
+    if len(whole) <= _LONGEST_NAME or len(classes) <= _NAMED + 1:
+        return whole
+    return "+".join([*classes[:_NAMED], f"{len(classes) - _NAMED} more"])
+
+
+def _is_in(place: Path, wanted: str) -> bool:
+    return any(place.glob(wanted)) if "*" in wanted else (place / wanted).exists()
 
 
 def _joined(parts: Iterable[Pictures]) -> Pictures:

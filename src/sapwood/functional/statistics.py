@@ -225,24 +225,30 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float | None:
 
     Targets are smoothed as in Platt (1999): the true class gets (n + 1) / (n + 2), so that a few pictures, all
     recognised, do not ask for T = 0. Found by golden section over T in 1e-4..1e4: the objective is convex in 1 / T.
+    A class with the logit -inf is ruled out for that picture and takes no part; where that is the true one, no T
+    mends it and the picture is left out.
 
     Args:
-        logits: [n, K].
+        logits: [n, K]; -inf for classes that are ruled out.
         target: [n] int64.
 
     Returns:
-        The temperature; None where nothing can be learnt (n = 0 or K < 2).
+        The temperature; None where nothing can be learnt (n = 0 or K < 2, or no picture has two classes left).
     """
-    count, classes = logits.shape
-    if count == 0 or classes < 2:
-        return None
     logits = exact(logits)
-    target = target.to(logits.device)
-    rest = 1 / (count + 2)
-    share = torch.full_like(logits, rest / (classes - 1)).scatter_(1, target.unsqueeze(1), 1 - rest)
+    target = target.to(logits.device).unsqueeze(1)
+    possible = logits > -math.inf
+    useful = possible.gather(1, target).squeeze(1)
+    logits, target, possible = logits[useful], target[useful], possible[useful]
+    others = possible.sum(1, keepdim=True).to(logits) - 1
+    if not others.any():
+        return None
+    rest = 1 / (len(logits) + 2)
+    share = (rest / others).where(possible, 0.0).scatter_(1, target, 1 - rest)
 
     def loss(log_temperature: float) -> float:
-        return float(-(share * F.log_softmax(logits / math.exp(log_temperature), dim=1)).sum(1).mean())
+        likelihood = F.log_softmax(logits / math.exp(log_temperature), dim=1).masked_fill(~possible, 0)
+        return float(-(share * likelihood).sum(1).mean())
 
     ratio = (math.sqrt(5) - 1) / 2
     low, high = math.log(1e-4), math.log(1e4)

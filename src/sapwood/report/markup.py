@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 from sapwood.data.palette import palette
 
 THUMBNAIL = 160  # pixels of the longer side: twice the width at which it is shown
+HEAT_STEPS = 10  # shades of the heat map; the style sheet has one rule for each
 
 
 class Html(str):
@@ -153,16 +154,23 @@ class Column:
     number: bool = False
 
 
-def table(caption: str | Html, columns: Sequence[Column], rows: Sequence[Sequence[object]], kind: str = "") -> Html:
+def table(
+    caption: str | Html,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[object]],
+    kind: str = "",
+    apart: Container[int] = (),
+) -> Html:
     """A table whose first cell of each row is the row's heading; wide ones scroll in their own box.
 
-    A cell may be a ``<td>`` already (:class:`Html` that starts with it).
+    A cell may be a ``<td>`` already (:class:`Html` that starts with it). Rows at the positions ``apart`` start a group.
     """
     heads = "".join(f'<th scope="col"{_right(column)}>{text(column.heading)}</th>' for column in columns)
     lines = []
-    for first, *rest in rows:
+    for place, (first, *rest) in enumerate(rows):
         cells = "".join(_cell(value, column) for value, column in zip(rest, columns[1:], strict=True))
-        lines.append(f'<tr><th scope="row">{text(first)}</th>{cells}</tr>')
+        opening = '<tr class="apart">' if place in apart else "<tr>"
+        lines.append(f'{opening}<th scope="row">{text(first)}</th>{cells}</tr>')
     return Html(
         f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}">'
         f'<table class="{kind}"><caption>{text(caption)}</caption>\n'
@@ -177,3 +185,16 @@ def _right(column: Column) -> str:
 def _cell(value: object, column: Column) -> str:
     shown = text(value)
     return shown if shown.startswith("<td") else f"<td{_right(column)}>{shown}</td>"
+
+
+def heat(value: float | None, mark: str = "") -> Html:
+    """A cell of a heat map: a fraction in per cent on its shade, ``mark`` (markup) after it."""
+    if value is None:
+        return Html('<td class="missing"><span class="aside">not measured</span></td>')
+    return Html(f'<td class="number h{round(HEAT_STEPS * value)}">{percent(value)}{mark}</td>')
+
+
+def pairs(title: str, first: str, values: Mapping[str, Any], shown: Callable[[Any], str]) -> Html:
+    """A table of names and values; ``first`` heads the names."""
+    rows = [[key, shown(value)] for key, value in values.items()]
+    return table(f"{title} by name", [Column(first), Column("value")], rows, f"pairs {first}")

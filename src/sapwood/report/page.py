@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sized
-from importlib.resources import files
 from typing import Any
 
 from sapwood.report.chart import course_chart
 from sapwood.report.content import ReportData, ReportTask
+from sapwood.report.frame import document, header
 from sapwood.report.gallery import masks, samples
-from sapwood.report.markup import Column, Html, amount, duration, one_line, percent, section, size, swatch, table, text
+from sapwood.report.markup import (
+    Column,
+    Html,
+    amount,
+    duration,
+    heat,
+    one_line,
+    pairs,
+    percent,
+    section,
+    size,
+    swatch,
+    table,
+    text,
+)
 
-HEAT_STEPS = 10  # shades of the heat map; the style sheet has one rule for each
 CLASSES_SHOWN = 12  # of a round, before the rest is folded away
 CLASSES_LISTED = 24  # in the table of classes, before it is folded away
-# The page may load nothing at all: a class name that smuggled markup past the escaping would still be inert.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def render(report: ReportData) -> str:
     """The whole report as one HTML document; the same data gives the same bytes."""
-    style = files("sapwood.report").joinpath("style.css").read_text(encoding="utf-8")
     sections = (
         _numbers(report),
         _matrix(report),
@@ -32,14 +42,7 @@ def render(report: ReportData) -> str:
         _pairs("Costs", "cost", report.costs, amount),
         _pairs("Settings", "setting", report.settings, one_line),
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"<title>{text(report.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"{_header(report)}<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
-    )
+    return document(report.title, f"{_header(report)}<main>\n{''.join(sections)}</main>\n")
 
 
 def _header(report: ReportData) -> str:
@@ -50,8 +53,7 @@ def _header(report: ReportData) -> str:
         "Created": report.created,
         "Learned": f"{_count(report.classes, 'class', 'classes')} in {_count(report.tasks, 'round', 'rounds')}",
     }
-    items = "".join(f"<div><dt>{name}</dt><dd>{text(value)}</dd></div>" for name, value in facts.items())
-    return f'<header>\n<h1>{text(report.title)}</h1>\n<dl class="facts">{items}</dl>\n</header>\n'
+    return header(report.title, facts)
 
 
 def _count(things: Sized, one: str, many: str) -> str:
@@ -108,12 +110,8 @@ def _capital(words: str) -> str:
 
 
 def _heat(report: ReportData, after: int, on: int) -> Html:
-    value = report.accuracy[after][on]
-    if value is None:
-        return Html('<td class="missing"><span class="aside">not measured</span></td>')
     validation = report.tasks[after].measured_on == "validation"
-    mark = '<abbr title="validation pictures">v</abbr>' if validation else ""
-    return Html(f'<td class="number h{round(HEAT_STEPS * value)}">{percent(value)}{mark}</td>')
+    return heat(report.accuracy[after][on], '<abbr title="validation pictures">v</abbr>' if validation else "")
 
 
 def _course(report: ReportData) -> str:
@@ -194,7 +192,4 @@ def _listed(names: tuple[str, ...]) -> Html:
 
 
 def _pairs(title: str, first: str, values: Mapping[str, Any], shown: Callable[[Any], str]) -> str:
-    rows = [[key, shown(value)] for key, value in values.items()]
-    if not rows:
-        return ""
-    return section(title, table(f"{title} by name", [Column(first), Column("value")], rows, f"pairs {first}"))
+    return section(title, pairs(title, first, values, shown)) if values else ""

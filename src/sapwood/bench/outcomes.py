@@ -1,0 +1,49 @@
+"""What was right in each test picture after the last round: what paired intervals are drawn from."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sapwood.data.pictures import Pictures
+from sapwood.evaluation import predict_logits
+from sapwood.learner import Learner
+from sapwood.mask_evaluation import MaskOptions, count_pixels
+from sapwood.progress import Progress
+
+
+def outcomes(learner: Learner, tests: Pictures, file: Path, progress: Progress) -> dict[str, Any]:
+    """One bit a picture (``correct``), or the pixel counts of each picture, written beside ``file`` (``counts``).
+
+    Args:
+        learner: after its last round.
+        tests: the pictures that it was measured on.
+        file: of the row; counts go into an ``npz`` of the same name.
+        progress: listens.
+
+    Returns:
+        ``correct``: base64 of packed bits (numpy.packbits), None for masks; ``counts``: name of the file with int64
+        [n, 3, K] (intersection, predicted, truth), None for classes.
+    """
+    size, names = learner.record["image_size"], learner.classes_
+    store = learner.kind.load(tests, size, progress, skip_bad=False)
+    if learner.kind.name == "segmentation":
+        found: list[Tensor] = []
+
+        def look(confusion: Tensor) -> None:
+            found.append(torch.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)]))
+
+        count_pixels(learner.network, store, names, size, MaskOptions(), progress, look=look)
+        aside = file.with_suffix(".tmp.npz")
+        np.savez_compressed(aside, counts=torch.stack(found).numpy())
+        aside.replace(file.with_suffix(".npz"))
+        return {"correct": None, "counts": {"file": file.with_suffix(".npz").name}}
+    position = {name: index for index, name in enumerate(names)}
+    targets = np.array([position[str(label)] for label in store.pictures.labels])
+    predicted = predict_logits(learner.network, store, size, progress).argmax(1).numpy()
+    return {"correct": base64.b64encode(np.packbits(predicted == targets).tobytes()).decode(), "counts": None}

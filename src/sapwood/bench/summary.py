@@ -1,0 +1,245 @@
+"""Rows put together: one line for each method, over its seeds."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from sapwood.errors import DataError
+from sapwood.functional.bootstrap import Difference, paired_difference, paired_iou_difference
+
+Row: TypeAlias = Mapping[str, Any]
+
+MEASURES = (
+    "last_accuracy",
+    "miou_all",
+    "miou_old",
+    "miou_new",
+    "miou_background",
+    "average_incremental_accuracy",
+    "forgetting",
+    "backward_transfer",
+    "learning_accuracy",
+    "intransigence",
+    "trainable_parameters",
+    "bytes",
+    "state_bytes",
+    "gmacs",
+    "train_gmacs",
+    "peak_memory",
+    "train_seconds",
+    "milliseconds_per_image",
+    "netscore",
+)
+"""Numbers of a row that are averaged over seeds."""
+TIMED = frozenset({"train_seconds", "milliseconds_per_image"})
+"""Those that mean nothing where rows ran side by side."""
+JOINT = "joint"
+"""The upper bound that gaps are measured to; without it, the first one of the same weights."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over seeds; ``deviation`` is the sample's (n - 1), None for one seed."""
+
+    mean: float
+    deviation: float | None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far a line's last accuracy (or mean IoU) is below that of the upper bound; negative: above it.
+
+    Attributes:
+        mean: a fraction, over ``seeds``.
+        low, high: of the paired 95 % interval; None where the outcome of each picture is not known.
+        seeds: those that both lines have, in the same order of classes.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """All rows of a method with the same kind of weights.
+
+    Attributes:
+        method: as the rows call it.
+        weights: ``pretrained`` or ``random``.
+        reconstructed: something in it is our reading of a paper that leaves it open.
+        upper_bound: it sees all pictures at once.
+        control: the benchmark added it.
+        timing_valid: whether every row ran alone.
+        values: by name in ``MEASURES``; None unless every seed has the number.
+        course: the headline measure after each round, likewise.
+        gap: to the upper bound; None for upper bounds, and where there is none of the same weights and seeds.
+        rows: in the order in which they came.
+    """
+
+    method: str
+    weights: str
+    reconstructed: bool
+    upper_bound: bool
+    control: bool
+    timing_valid: bool
+    values: Mapping[str, Spread | None]
+    course: tuple[Spread | None, ...]
+    gap: Gap | None
+    rows: tuple[Row, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of its rows."""
+        return tuple(row["seed"] for row in self.rows)
+
+    @property
+    def random(self) -> bool:
+        """Whether it says what random weights would give."""
+        return self.weights == "random"
+
+
+def summarise(rows: Sequence[Row], folder: Path | None = None) -> tuple[Line, ...]:
+    """One line a (method, weights), in the order in which they came; upper bounds last, then random weights.
+
+    Args:
+        rows: of one benchmark.
+        folder: of the benchmark; ``rows/`` in it holds the files that ``counts`` name. Without it, intervals of mean
+            IoUs are None.
+
+    Raises:
+        ValueError: no rows, rows of several benchmarks, or two of one (method, weights, seed).
+        DataError: the outcomes of a row's pictures are missing or do not fit the row.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["weights"]), []).append(row)
+    _check(rows, groups)
+    bounds = {weights: _bound(groups, weights) for _, weights in groups}
+    lines = [_line(method, weights, group, bounds[weights], folder) for (method, weights), group in groups.items()]
+    return tuple(sorted(lines, key=_group))
+
+
+def group_starts(lines: Sequence[Line]) -> list[int]:
+    """Positions of the lines where upper bounds, or those with random weights, begin."""
+    return [place for place in range(1, len(lines)) if _group(lines[place]) != _group(lines[place - 1])]
+
+
+def _group(line: Line) -> tuple[bool, bool]:
+    return line.random, line.upper_bound
+
+
+def headline(row: Row, index: int) -> float | None:
+    """What was measured after a round of all classes so far: accuracy, or mean IoU with the background."""
+    after = row["after_each"][index] if index < len(row["after_each"]) else {}
+    return after.get("miou" if row["kind"] == "segmentation" else "accuracy")
+
+
+def _check(rows: Sequence[Row], groups: Mapping[tuple[str, str], Sequence[Row]]) -> None:
+    names = sorted({row["benchmark"] for row in rows})
+    if len(names) != 1:
+        raise ValueError(f"rows must be of one benchmark, got {', '.join(names) or 'no rows'}")
+    for (method, weights), group in groups.items():
+        seeds = [row["seed"] for row in group]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{method} ({weights}) has several rows of one seed: {seeds}")
+
+
+def _bound(groups: Mapping[tuple[str, str], Sequence[Row]], weights: str) -> Sequence[Row]:
+    fitting = [key for key, group in groups.items() if key[1] == weights and group[0]["upper_bound"]]
+    chosen = (JOINT, weights) if (JOINT, weights) in fitting else next(iter(fitting), None)
+    return groups[chosen] if chosen else ()
+
+
+def _line(method: str, weights: str, rows: Sequence[Row], bound: Sequence[Row], folder: Path | None) -> Line:
+    rounds = max(len(row["after_each"]) for row in rows)
+    upper = any(row["upper_bound"] for row in rows)
+    return Line(
+        method=method,
+        weights=weights,
+        reconstructed=any(row.get("reconstructed", False) for row in rows),
+        upper_bound=upper,
+        control=any(row.get("control", False) for row in rows),
+        timing_valid=all(row.get("timing_valid", True) for row in rows),
+        values={name: _spread([row.get(name) for row in rows]) for name in MEASURES},
+        course=tuple(_spread([headline(row, index) for row in rows]) for index in range(rounds)),
+        gap=None if upper else _gap(rows, bound, folder),
+        rows=tuple(rows),
+    )
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    numbers = [float(value) for value in values if value is not None]
+    if len(numbers) < len(values):
+        return None
+    return Spread(fmean(numbers), stdev(numbers) if len(numbers) > 1 else None)
+
+
+def _gap(rows: Sequence[Row], bound: Sequence[Row], folder: Path | None) -> Gap | None:
+    above = {(row["seed"], row["order_seed"]): row for row in bound}
+    pairs = [(above[key], row) for row in rows if (key := (row["seed"], row["order_seed"])) in above]
+    measured = [(one["last_accuracy"], other["last_accuracy"]) for one, other in pairs]
+    if not measured or any(value is None for pair in measured for value in pair):
+        return None
+    found = _interval(pairs, folder)
+    seeds = tuple(row["seed"] for _, row in pairs)
+    return Gap(fmean(one - other for one, other in measured), found and found.low, found and found.high, seeds)
+
+
+def _interval(pairs: Sequence[tuple[Row, Row]], folder: Path | None) -> Difference | None:
+    """The same draws for every line: seeded anew each time."""
+    generator = np.random.default_rng(0)
+    compare: Callable[..., Difference]
+    if pairs[0][0]["kind"] == "segmentation":
+        compare, outcomes = paired_iou_difference, [[_counts(row, folder) for row in pair] for pair in pairs]
+    else:
+        compare, outcomes = paired_difference, [[correct(row) for row in pair] for pair in pairs]
+    flat = [each for pair in outcomes for each in pair]
+    if any(each is None or each.shape != flat[0].shape for each in flat):  # type: ignore[union-attr]
+        return None
+    one, other = (np.stack([pair[side] for pair in outcomes]) for side in (0, 1))  # type: ignore[misc]
+    return compare(one, other, generator)
+
+
+def correct(row: Row) -> np.ndarray | None:
+    """Whether each test picture is right after the last round, bool [N]; None if the row does not say.
+
+    Raises:
+        DataError: it says so of another number of pictures than there are.
+    """
+    packed = row.get("correct")
+    if packed is None:
+        return None
+    count = sum(row["test_pictures"])
+    content = np.frombuffer(base64.b64decode(packed), np.uint8)
+    if len(content) != math.ceil(count / 8):
+        raise DataError(
+            f"row {row['method']}, seed {row['seed']}: {count} test pictures need {math.ceil(count / 8)} bytes of "
+            f"outcomes, it has {len(content)}; remove the row's file and run the benchmark again"
+        )
+    return np.unpackbits(content, count=count).astype(bool)
+
+
+def _counts(row: Row, folder: Path | None) -> np.ndarray | None:
+    if folder is None or not row.get("counts"):
+        return None
+    file = folder / "rows" / row["counts"]["file"]
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            found: np.ndarray = content["counts"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{file}: cannot be read ({error}); remove the row's file (.json) and run the benchmark again"
+        ) from error
+    if found.ndim != 3 or found.shape[1] != 3 or not found.size:
+        raise DataError(f"{file}: counts must be [pictures, 3, channels], got {list(found.shape)}")
+    return found

@@ -1,0 +1,56 @@
+"""One row in a process of its own: ``python -m sapwood.bench.worker SPEC``; memory and seconds are then the row's."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sapwood.bench.plan import Plan
+from sapwood.bench.runner import run
+from sapwood.errors import SapwoodError
+from sapwood.progress import Progress
+
+TAKEN = 75
+"""Exit code where another process is at this row already."""
+
+
+class Lines(Progress):
+    """A line for every piece of work, for the row's log."""
+
+    def start(self, what: str, total: int, done: int = 0) -> None:
+        """Say what begins."""
+        print(f"{time.strftime('%H:%M:%S')} {what}: {total}", flush=True)
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        print(text, flush=True)
+
+
+def main(spec: dict[str, Any]) -> int:
+    """Run the row that ``plan``, ``row`` (its name) and ``out`` (its file) describe; the exit code."""
+    plan, out = Plan(**_plan_arguments(spec["plan"])), Path(spec["out"])
+    row = plan.rows()[spec["row"]]
+    try:
+        with FileLock(out.with_suffix(".lock"), timeout=0):
+            marks = {"control": row.control, "jobs": spec["jobs"], "timing_valid": spec["jobs"] == 1}
+            run(plan.stream(row.run.seed), row.run, out, progress=Lines(), memory={}, marks=marks)
+    except Timeout:
+        return TAKEN
+    except SapwoodError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _plan_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    size = given["image_size"]
+    return {**given, "methods": tuple(given["methods"]), "image_size": tuple(size) if isinstance(size, list) else size}
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

