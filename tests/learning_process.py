@@ -1,9 +1,9 @@
 """A process that learns what it is told to and dies when it is told to; the fixture ``learning`` runs it.
 
 It imports once, then learns one round for each line of its input, each in a process of its own: {"state", "data",
-"task", "training", "restart", "die", "signal"}. "die" names a moment, and the process sends itself SIGKILL there, or the
-signal of this number: "training 7" is after the seventh step of the training, "features 1" the first batch of a pass,
-"before commit" and "after commit" what they say. Prints the child's process id, what it is doing, and at the end
+"task", "training", "restart", "die", "signal"}. "die" names a moment, and the process sends itself SIGKILL there, or
+the signal of this number: "training 7" is after the seventh step of the training, "features 1" the first batch of a
+pass, "before commit" and "after commit" what they say. Prints the child's process id, what it is doing, and at the end
 {"pid", "status"}.
 """
 

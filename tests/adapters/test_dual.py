@@ -206,9 +206,32 @@ def test_the_forward_is_the_formula(basis: str) -> None:
         along = live[f"residual_down.{key}"] @ memory.live @ memory.live.T
         torch.testing.assert_close(along, live[f"residual_down.{key}"], atol=1e-6, rtol=0)
     assert torch.equal(memory.live, memory.directions(2)) == (basis == "previous")
-    first = adapter.layers["layer_block_0_" + site.input_key.rpartition(".")[2]]
-    assert first.live.shape[1] == 0  # all pictures have one class token there, no gate could ever open
+
+
+@BASES
+def test_where_a_round_has_no_direction_there_is_no_residual_pair(basis: str) -> None:
+    """At the first block all pictures have one class token: no gate of a later round could ever open there."""
+    network = network_of(residual_basis=basis)
+    adapter = network.adapter
+    learn(network, 0)
+    adapter.before_task(task(1), statistics(network, images(1)))
+    disturb(adapter, 1)
+    memories = {memory.input_key.split(".")[1]: memory for memory in adapter.layers.values()}
+    assert [memories[block].directions(0).shape[1] for block in "01"] == [1, 1]
+    assert [memories[block].live.shape[1] for block in "01"] == [0, 1]
     assert not adapter.residual_down["block_0_k"].any()
+    assert adapter.residual_down["block_1_k"].any()
+
+
+def test_directions_found_before_training_need_no_others_if_they_hold_the_energy() -> None:
+    network = network_of(residual_basis="current")
+    learn(network, 0)
+    seen = statistics(network, images(1))
+    network.adapter.before_task(task(1), seen)
+    live = {layer: memory.live.clone() for layer, memory in network.adapter.layers.items()}
+    network.adapter.after_task(task(1), seen)  # nothing was learned, so the pictures look as before
+    for layer, memory in network.adapter.layers.items():
+        assert torch.equal(memory.directions(1), live[layer])
 
 
 def test_no_gradient_runs_through_gates_and_sites_of_a_layer_share_them() -> None:
@@ -316,7 +339,14 @@ def test_it_merges_where_no_picture_is_looked_at(settings: dict[str, Any], merge
         with pytest.raises(NotMergeable, match=r"adapter\.gates=false with adapter\.calibration=0 merges"):
             network.merge()
         return
-    assert all(adapter(site, torch.zeros(1, 2, site.inputs), Context()) is None for site in adapter.sites)
+    for site in adapter.sites:
+        assert adapter(site, torch.zeros(1, 2, site.inputs), Context()) is None
+        pairs = [tensors for tensors, _ in adapter.past]
+        key = site.name.replace(".", "_")
+        whole = sum(pair[f"up.{key}"] @ pair[f"down.{key}"] for pair in pairs)
+        if not settings.get("gates", True):
+            whole = whole + pairs[1][f"residual_up.{key}"] @ pairs[1][f"residual_down.{key}"]
+        torch.testing.assert_close(adapter.dense(site), whole, atol=1e-6, rtol=0)
     network.merge()
     torch.testing.assert_close(network.predict(images(5)), before, atol=1e-6, rtol=0)
     network.unmerge()

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sapwood.adapters import ADAPTERS
 from sapwood.adapters.inflora import InfLora
 from sapwood.errors import Interrupted
 from sapwood.learner import Learner
@@ -22,11 +21,6 @@ from sapwood.progress import Progress
 from sapwood.task import Task
 
 FAST = {"epochs": 2, "batch_size": 8, "precision": "fp32", "lr": 3e-2}
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ADAPTERS._entries, "inflora", InfLora)
 
 
 @pytest.fixture

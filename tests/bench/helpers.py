@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+
+def load(path: str) -> ModuleType:
+    """Helpers of other tests: the folders of tests are no package."""
+    file = Path(__file__).resolve().parents[1] / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
 
 PICTURES = 40  # a round
 CLASSES = ("cat", "dog", "owl", "fox", "elk", "bee")

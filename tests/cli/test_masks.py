@@ -130,7 +130,6 @@ def test_street_scenes_from_the_first_command_to_the_report(shared_data: Path, t
     measured = spoken("evaluate", state, test, "--json")
     iou = iou_of(counts)
     assert max(share for share in iou if share is not None) > 0.2  # something was learned, so there is what to measure
-    assert measured.keys() >= {"images", "pixels", "miou", "per_class", "old", "new", "background", "confusion"}
     assert measured["confusion"] == counts.tolist()
     assert (measured["images"], measured["pixels"]) == (3, counts.sum())
     assert measured["miou"] == pytest.approx(mean(iou))
@@ -271,13 +270,8 @@ def test_the_text_for_people(sapwood: Run, tmp_path: Path, street: Street) -> No
     predicted = sapwood("predict", street.state, street.test / "images" / "000.png", "--out", tmp_path / "out")
     assert predicted.out.startswith(f"{street.test / 'images' / '000.png'}  {tmp_path / 'out' / '000.png'}  ")
     assert "mean IoU, %" in sapwood("show", street.state).out
-
-
-def test_record_fills_the_last_row(sapwood: Run, street: Street) -> None:
-    measured = sapwood("evaluate", street.state, street.test, "--json", "--record").json
-    facts = sapwood("show", street.state, "--json").json
-    assert facts["accuracy"][1] == [measured["old"], measured["new"]]
-    assert facts["accuracy_on"] == ["validation", "test"]
+    sapwood("evaluate", street.state, street.test, "--record")
+    assert sapwood("show", street.state, "--json").json["accuracy"][1] == [measured["old"], measured["new"]]
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(sapwood: Run, tmp_path: Path, street: Street) -> None:

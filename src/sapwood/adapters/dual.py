@@ -167,8 +167,6 @@ class Dual(Adapter):
                     tensors[f"residual_down.{key}"] = self.residual_down[key].cpu().clone()
                     tensors[f"residual_up.{key}"] = self.residual_up[key].cpu().clone()
         self._append((tensors, {"round": task.index, "classes": list(task.annotated)}))
-        for factor in (*self.up.values(), *self.residual_up.values()):
-            factor.zero_()
         self.learning = False
 
     def _energy(self, task: Task) -> float:

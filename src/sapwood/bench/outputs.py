@@ -24,10 +24,11 @@ def write_all(rows: Sequence[Row], folder: Path) -> None:
         ValueError: no rows, rows of several benchmarks, several of one seed, or numbers that JSON does not know.
         DataError: the outcomes of a row's pictures are missing or do not fit the row.
     """
+    results = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     lines = summarise(rows, folder)
     charts = plots.charts(lines)
     files: dict[Path, str | bytes] = {
-        Path("results.json"): json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        Path("results.json"): results,
         Path("table.md"): tables.markdown(lines),
         Path("table.tex"): tables.latex(lines),
         Path("table.csv"): tables.comma_separated(lines),

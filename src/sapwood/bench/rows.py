@@ -86,6 +86,8 @@ def row_of(stream: Stream, wanted: Run, course: Course) -> dict[str, Any]:
         weights = [len(names) for names in new_classes(stream)]
     else:
         weights = [len(part.test) for part in stream.rounds]
+    if stream.kind == "segmentation" and stream.domains:
+        weights = [1] * count
     last = course.tasks[-1]
     cost = state_cost(course.learner.state.path)
     headline = _headline(stream.kind, course.summaries[-1])
@@ -124,6 +126,7 @@ def row_of(stream: Stream, wanted: Run, course: Course) -> dict[str, Any]:
         "parts": record["parts"],
         "head_fits": [task["head_fit"] for task in course.tasks],
         "data_sha256": stream.sha256(),
+        "split": stream.split,
         "weights_sha256": record["backbone"]["sha256"],
         "code_sha256": code_sha256(),
         "threads": last["threads"],

@@ -62,9 +62,7 @@ def run(
     course = learn(stream, wanted, work, progress, memory)
     found = outcomes(course.learner, stream.tests(len(stream.rounds) - 1), out, progress)
     row = {**row_of(stream, wanted, course), **found, **(marks or {})}
-    aside = out.with_suffix(".tmp")
-    aside.write_text(json.dumps(row, indent=1) + "\n", "utf-8")
-    os.replace(aside, out)
+    _write(out, row)
     shutil.rmtree(work)
     return row
 
@@ -81,11 +79,47 @@ def _open(path: Path, kind: str, wanted: Run, memory: Memory | None) -> Learner:
 
 def _in_sequence(stream: Stream, wanted: Run, work: Path, progress: Progress, memory: Memory | None) -> Course:
     learner = _open(work, stream.kind, wanted, memory)
-    for index in range(len(learner.record["tasks"]), len(stream.rounds)):
+    count = len(stream.rounds)
+    for index in range(len(learner.record["tasks"]), count):
         part = stream.rounds[index]
         learner.learn(part.train, task=part.name, test=stream.tests(index), progress=progress)
+        if stream.domains:
+            _write(_cells_file(work, index), _domain_cells(learner, stream, index))
     tasks = learner.record["tasks"]
-    return Course(learner, learner.accuracy_, [task["measured"] for task in tasks], tasks)
+    accuracy = learner.accuracy_
+    if stream.domains:
+        accuracy = [_cells(learner, stream, work, index) for index in range(count)]
+    return Course(learner, accuracy, [task["measured"] for task in tasks], tasks)
+
+
+def _domain_cells(learner: Learner, stream: Stream, upto: int) -> list[float | None]:
+    """The headline on each round's own test pictures: classes do not tell domains apart."""
+    cells = []
+    for part in stream.rounds[: upto + 1]:
+        confusion = torch.tensor(learner.evaluate(part.test).confusion)
+        summary = learner.kind.summary(confusion, learner.classes_, learner.record["tasks"])
+        cells.append(summary["miou" if stream.kind == "segmentation" else "accuracy"])
+    return cells
+
+
+def _cells(learner: Learner, stream: Stream, work: Path, index: int) -> list[float | None]:
+    file = _cells_file(work, index)
+    if not file.exists():  # killed between a round and its measure
+        if index < len(stream.rounds) - 1:
+            return [None] * (index + 1)
+        _write(file, _domain_cells(learner, stream, index))
+    return list(json.loads(file.read_text("utf-8")))
+
+
+def _cells_file(work: Path, index: int) -> Path:
+    return work / f"cells-{index + 1}.json"
+
+
+def _write(file: Path, content: Any) -> None:
+    """Replace a JSON file atomically."""
+    aside = file.with_suffix(".tmp")
+    aside.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    os.replace(aside, file)
 
 
 def _jointly(stream: Stream, wanted: Run, work: Path, progress: Progress, memory: Memory | None) -> Course:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -236,7 +237,7 @@ def _counts(row: Row, folder: Path | None) -> np.ndarray | None:
     try:
         with np.load(file, allow_pickle=False) as content:
             found: np.ndarray = content["counts"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise DataError(
             f"{file}: cannot be read ({error}); remove the row's file (.json) and run the benchmark again"
         ) from error

@@ -25,10 +25,11 @@ def _variables(colours: tuple[str, ...]) -> str:
 STYLE = f"""
 :root {{ {_variables(SERIES)} }}
 @media (prefers-color-scheme: dark) {{ :root {{ {_variables(_DARK)} }} }}
-body {{ max-width: 76rem; }}
-.bench td, .bench thead th {{ white-space: nowrap; }}
-.bench thead .number {{ white-space: normal; min-width: 4.5rem; }}
-.bench th:first-child {{ position: sticky; left: 0; background: var(--paper); white-space: nowrap; }}
+body {{ max-width: 92rem; }}
+.bench {{ font-size: .85rem; }}
+.bench :is(th, td) {{ padding: .35rem .5rem; white-space: nowrap; }}
+.bench thead .number {{ white-space: normal; }}
+.bench th:first-child {{ position: sticky; left: 0; background: var(--paper); }}
 .bench .apart :is(th, td) {{ border-top: 2px solid var(--muted); }}
 .charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1rem 2rem; }}
 .charts figure {{ margin: 0; overflow-x: auto; }}

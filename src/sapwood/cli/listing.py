@@ -62,11 +62,13 @@ def backbones(as_json: AsJson = False) -> None:
 
 def benchmarks(as_json: AsJson = False) -> None:
     """List the benchmarks."""
-    from sapwood.data.benchmarks import BENCHMARKS
+    from sapwood.data.benchmarks import BENCHMARKS, OWN
 
     known = [BENCHMARKS[name] for name in BENCHMARKS]
     entries = [{"name": each.name, "description": each.description, "where": each.where} for each in known]
     _print("benchmarks", entries, as_json)
+    if not as_json:
+        print(f"\nOr {OWN}: a folder of your own, of pictures by class or with masks, split into so many tasks.")
 
 
 def _print(what: str, entries: list[dict[str, Any]], as_json: bool) -> None:
