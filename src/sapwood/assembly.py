@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapwood.adapters import ADAPTERS
+from sapwood.adapters import ADAPTERS, Adapter
 from sapwood.backbones import create_backbone
 from sapwood.backbones.base import Backbone
 from sapwood.errors import ConfigError, StateError
@@ -103,14 +103,20 @@ def assemble(
     if tasks and state is not None:
         if adapter.trains_backbone:
             backbone.load_state_dict(state.tensors(f"{tasks[-1]['folder']}/backbone.safetensors"))
-        wanted = tasks if adapter.history == "all" else tasks[-1:]
-        adapter.load([read_part(state, task, "adapter") for task in wanted])
+        adapter.load(adapter_history(state, tasks, adapter))
         head.load(*read_part(state, tasks[-1], "head"))
         tensors, meta = read_part(state, tasks[-1], "objective")
         objective.load(({name: tensor.to(device) for name, tensor in tensors.items()}, meta))
     network.to(device)
     network.set_precision(precision)
     return network, objective
+
+
+def adapter_history(state: State, tasks: Sequence[Mapping[str, Any]], adapter: Adapter) -> list[Snapshot]:
+    """What an adapter loads: the last round's snapshot, or those of all rounds in which it learned."""
+    if adapter.history == "last":
+        return [read_part(state, tasks[-1], "adapter")]
+    return [read_part(state, task, "adapter") for task in tasks if task["parts"]["adapter"] is not None]
 
 
 def read_part(state: State, task: Mapping[str, Any], part: str) -> Snapshot:
@@ -121,11 +127,19 @@ def read_part(state: State, task: Mapping[str, Any], part: str) -> Snapshot:
     return (state.tensors(f"{task['folder']}/{part}.safetensors") if meta["stored"] else {}), meta["meta"]
 
 
-def write_parts(network: Network, objective: Objective) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Files of a round by name without folder, and what the record says of each part."""
+def write_parts(
+    network: Network, objective: Objective, *, adapted: bool
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Files of a round by name without folder, and what the record says of each part.
+
+    Where every round stores what it added, one in which the adapter did not learn (``adapted``) stores nothing of it.
+    """
     snapshots = {"adapter": network.adapter.state(), "head": network.head.state(), "objective": objective.state()}
     files: dict[str, dict[str, Tensor]] = {}
     said: dict[str, Any] = {}
+    if network.adapter.history == "all" and not adapted:
+        del snapshots["adapter"]
+        said["adapter"] = None
     for part, (tensors, meta) in snapshots.items():
         said[part] = {"stored": bool(tensors), "meta": meta}
         if tensors:

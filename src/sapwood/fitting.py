@@ -45,7 +45,7 @@ class PooledFit:
 
     def remember(self) -> None:
         """Keep the features as they are before the adapter moves them, if the head's statistics shall follow."""
-        if self.head.drift == "linear":
+        if self.head.drift == "linear" and not self.network.adapter.keeps_features:
             self.before = extract(self.network, self.data.train, what="features before", **self.options)
 
     def compute(self) -> tuple[Tensor, Tensor]:

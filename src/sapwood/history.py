@@ -33,7 +33,7 @@ def commit_round(
     confusion: Tensor | None,
 ) -> None:
     """Write what a round left behind and make it the current version."""
-    tensors, parts = write_parts(network, objective)
+    tensors, parts = write_parts(network, objective, adapted=learned["adapted"])
     folder = state.free_task_folder(round_.task.index + 1, round_.task.name)
     facts = {
         **learned,

@@ -43,8 +43,8 @@ def learn_round(
     on pooled features then carries its statistics along if the features moved, and is fitted on the new ones.
 
     Returns:
-        ``log`` (one entry an epoch), ``seconds``, ``trainable_parameters``, ``train_gmacs``, ``validation_accuracy``
-        (None without validation pictures), ``head`` (facts of the fit).
+        ``log`` (one entry an epoch), ``seconds``, ``trainable_parameters``, ``train_gmacs``, ``adapted`` (the
+        adapter learned), ``validation_accuracy`` (None without validation pictures), ``head`` (facts of the fit).
     """
     began = time.monotonic()
     task, adapter, head = data.task, network.adapter, network.head
@@ -109,6 +109,7 @@ def learn_round(
         "trainable_parameters": sum(parameter.numel() for parameter in parameters.values()),
         "validation_accuracy": accuracy,
         "train_gmacs": trained.gmacs,
+        "adapted": moves,
         "head": facts,
     }
 

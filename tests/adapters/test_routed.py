@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from sapwood.adapters import ADAPTERS
 from sapwood.adapters.base import Context
 from sapwood.adapters.routed import Routed, RoutedConfig
 from sapwood.backbones import create_backbone
@@ -28,11 +26,6 @@ TINY, SIZE = "random:dinov2-tiny", 28
 TASKS = [Task(index, str(index), (index,), (index,), index + 1, seed=5) for index in range(4)]
 FAST = {"epochs": 3, "batch_size": 8, "precision": "fp32", "lr": 1e-2}
 pytestmark = pytest.mark.usefixtures("settled")
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ADAPTERS._entries, "routed", Routed)
 
 
 def adapter_of(**settings: Any) -> Routed:
@@ -92,6 +85,8 @@ def test_no_penalty_where_there_is_no_past() -> None:
     assert adapter.penalty() is None
     adapter.before_task(TASKS[1], None)
     assert adapter.penalty() is not None
+    adapter.after_task(TASKS[1], None)
+    assert adapter.penalty() is None
     free = learn(adapter_of(penalty=0.0), 1)
     free.before_task(TASKS[1], None)
     assert free.penalty() is None
@@ -133,6 +128,19 @@ def test_starts_as_the_backbone_and_goes_on_where_it_was() -> None:
         assert torch.equal(network.backbone(pixels).pooled, learned)
 
 
+def test_factors_may_learn_through_the_new_route_alone() -> None:
+    gradients = []
+    for detach in (False, True):
+        adapter = learn(adapter_of(detach_old_route=detach), 1)
+        adapter.before_task(TASKS[1], None)
+        adapter(adapter.sites[0], torch.ones(2, 3, adapter.sites[0].inputs), Context()).sum().backward()
+        gradients.append([factor["block_0_q"].grad.abs().max() for factor in (adapter.down, adapter.up, adapter.delta)])
+    (down, up, delta), (down_alone, up_alone, delta_alone) = gradients
+    assert min(down, up, delta) > 1e-3
+    assert down_alone == up_alone == 0  # the new route is still zero
+    assert delta_alone == delta
+
+
 def test_dense_is_the_composed_weight() -> None:
     adapter = learn(adapter_of(), 2)
     adapter.before_task(TASKS[2], None)
@@ -164,6 +172,9 @@ def test_the_old_routes_are_frozen_and_nothing_grows() -> None:
     assert sizes == {len(adapter.sites) * (2 * 3 * width + 2 * 9)}
     fresh = adapter_of(rank=3).state()[0]
     assert {sum(tensor.numel() for tensor in fresh.values())} == sizes
+    # An anchor holds the shared factors alone.
+    assert {name.split(".")[0] for name, _ in adapter.persistent_parameters()} == {"down", "up"}
+    assert {name.split(".")[0] for name, _ in adapter.named_parameters()} == {"down", "up", "delta"}
 
 
 @pytest.mark.parametrize("protected", ["half", "energy"])
@@ -201,13 +212,6 @@ def test_routes_can_be_looked_at() -> None:
             assert route.overlap == pytest.approx(
                 np.linalg.norm(left.T @ delta.numpy()) / delta.norm().item(), rel=1e-4
             )
-
-
-def test_an_anchor_holds_the_shared_factors_alone() -> None:
-    adapter = adapter_of()
-    names = {name.split(".")[0] for name, _ in adapter.persistent_parameters()}
-    assert names == {"down", "up"}
-    assert {name.split(".")[0] for name, _ in adapter.named_parameters()} == {"down", "up", "delta"}
 
 
 def test_the_penalty_turns_the_new_route_away_from_the_old() -> None:
@@ -270,10 +274,9 @@ def test_two_rounds_stopped_and_opened(detach: bool, picture_folder: Callable[..
         together = whole.network.predict(images)
         alone = torch.cat([whole.network.predict(image[None]) for image in images])
         torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
-        assert torch.equal(Learner.open(tmp_path / "whole").network.predict(images), together)
-        merged = copy.deepcopy(whole.network)
-        merged.merge()
-        torch.testing.assert_close(merged.predict(images), together, atol=1e-5, rtol=0)
+        opened = Learner.open(tmp_path / "whole")
+        assert torch.equal(opened.network.predict(images), together)
+        torch.testing.assert_close(opened.merge().network.predict(images), together, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

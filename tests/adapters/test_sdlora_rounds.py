@@ -12,8 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sapwood.adapters import ADAPTERS
-from sapwood.adapters.sdlora import SDLora
 from sapwood.errors import Interrupted
 from sapwood.learner import Learner
 from sapwood.network import Teacher
@@ -23,11 +21,6 @@ from sapwood.progress import Progress
 TINY, SIZE = "random:dinov2-tiny", 28
 FAST = {"epochs": 3, "batch_size": 8, "precision": "fp32", "lr": 1e-2}
 pytestmark = pytest.mark.usefixtures("settled")
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ADAPTERS._entries, "sdlora", SDLora)
 
 
 class StopAt(Progress):

@@ -11,6 +11,7 @@ import pytest
 from sapwood.bench import page, plots
 from sapwood.bench.outputs import write_all
 from sapwood.bench.summary import summarise
+
 from .helpers import load, mask_rows, row, rows
 
 reading = load("report/helpers.py")

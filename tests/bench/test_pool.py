@@ -23,7 +23,7 @@ VARYING = {"train_seconds", "milliseconds_per_image", "peak_memory"}
 @pytest.fixture
 def own(picture_folder: Callable[..., Path]) -> str:
     """A benchmark of four classes in two tasks."""
-    folder = picture_folder({name: 15 for name in ("ant", "bee", "cat", "dog")}, name="animals")
+    folder = picture_folder(dict.fromkeys(("ant", "bee", "cat", "dog"), 15), name="animals")
     return f"own:{folder}:2"
 
 
@@ -108,7 +108,7 @@ def test_rows_are_not_run_twice_and_more_may_join(own: str, tmp_path: Path) -> N
     assert trained["ncm"] == 0
     # forward, gradients of inputs and a little for the factors, of every training picture (12 of 15 a class, 1 held)
     forward = results[1]["gmacs"]
-    assert 2 * 44 * forward < trained["seq-lora+ridge"] < 3.5 * 48 * forward
+    assert 1.3 * 44 * forward < trained["seq-lora+ridge"] < 3.5 * 48 * forward
 
     other = bench(own, out, "--methods", "ncm", "--seeds", "1", "--epochs", "2")
     assert other.returncode == 2

@@ -49,7 +49,7 @@ def test_numbers_are_printed_in_their_units() -> None:
     assert cells["peak memory, MB"] == "1,006"
     assert cells["GMACs"] == "1.23"
     assert cells["training, s"] == "147"
-    assert cells["gap to joint [95 %]"] == "–"
+    assert cells["gap to joint [95%]"] == "–"
     assert cells["seeds"] == "0"
 
 

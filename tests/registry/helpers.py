@@ -86,6 +86,12 @@ def logits(learner: Learner, images: Tensor) -> Tensor:
     return learner.network.predict(images)
 
 
+def computed(learner: Learner, scores: Tensor) -> bool:
+    """Whether no score is NaN or infinite; an adapter that calibrates may rule classes out (-inf), never all."""
+    ruled_out = (scores == -torch.inf) & learner.network.adapter.calibrates
+    return bool((scores.isfinite() | ruled_out).all()) and bool(scores.isfinite().any(1).all())
+
+
 def answers(learner: Learner, folder: Path) -> list[Any]:
     """All that ``predict`` says of the pictures below a folder, so that two lists can be compared."""
     given = learner.predict(folder / "images" if learner.kind.name == "segmentation" else folder)

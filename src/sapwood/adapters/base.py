@@ -59,6 +59,7 @@ class Adapter(nn.Module, ABC):
         growth: what grows with the number of rounds.
         mergeable: its change is one of the weights.
         calibrates: it changes logits, so that they cannot be computed from features alone.
+        keeps_features: those of earlier rounds' pictures stay as they are.
         trains_backbone: the backbone's own weights train.
         history: the files of which rounds restore it.
     """
@@ -68,6 +69,7 @@ class Adapter(nn.Module, ABC):
     growth: ClassVar[str]
     mergeable: ClassVar[bool] = True
     calibrates: ClassVar[bool] = False
+    keeps_features: ClassVar[bool] = False
     trains_backbone: ClassVar[bool] = False
     history: ClassVar[Literal["last", "all"]] = "last"
 

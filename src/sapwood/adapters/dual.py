@@ -23,7 +23,7 @@ class Dual(Adapter):
 
     The abstracts say: two low-rank adapters beside the frozen weight, one kept orthogonal to the subspaces of earlier
     tasks, one on task-specific residual bases; a memory that weighs the latter by the picture; a predicted task, with
-    a confidence, that calibrates the outputs; bases from the class token alone. No equation of the paper was at hand.
+    a confidence, that calibrates the outputs. Second-hand: bases from the class token alone. The equations are ours.
 
     Reconstructed, each by an option or as said here:
 
@@ -274,10 +274,9 @@ class Dual(Adapter):
         return dict(tensors), dict(meta)
 
     def load(self, history: Sequence[Snapshot]) -> None:
-        """Restore the past of every round; one in which the adapter did not learn has left the last once more."""
+        """Restore the past of every round."""
         for tensors, meta in history:
-            if not self.past or meta["round"] != self.past[-1][1]["round"]:
-                self._append((dict(tensors), dict(meta)))
+            self._append((dict(tensors), dict(meta)))
 
 
 def _layer_key(site: Site) -> str:

@@ -73,6 +73,7 @@ class Experts(Adapter):
     growth = "a pair of factors and the centres a round; from the second round on, two passes a picture"
     mergeable = False
     calibrates = True
+    keeps_features = True
     history = "all"
 
     centres: Tensor
@@ -164,10 +165,8 @@ class Experts(Adapter):
         return tensors | {"centres": self.centres[self.owners == len(self.rounds) - 1]}, dict(self.rounds[-1])
 
     def load(self, history: Sequence[Snapshot]) -> None:
-        """Restore the experts of all rounds; one in which the adapter rested left that of the round before."""
+        """Restore the experts of all rounds."""
         for tensors, facts in history:
-            if self.rounds and facts["round"] == self.rounds[-1]["round"]:
-                continue
             self._stack()
             with torch.no_grad():
                 for part, factors in (("down", self.down), ("up", self.up)):

@@ -153,11 +153,10 @@ class InfLora(Adapter):
         return dict(tensors), meta
 
     def load(self, history: Sequence[Snapshot]) -> None:
-        """Fold the rounds one after the other; one in which the adapter rested left those of the round before."""
+        """Fold the rounds one after the other."""
         for tensors, meta in history:
-            if self.last is None or meta["round"] != self.last[1]["round"]:
-                self.last = dict(tensors), meta
-                self._fold(tensors)
+            self.last = dict(tensors), meta
+            self._fold(tensors)
         self._silence()
 
     def _live(self) -> dict[str, Tensor]:

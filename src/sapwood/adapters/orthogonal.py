@@ -113,7 +113,7 @@ class Orthogonal(Adapter):
     @torch.no_grad()
     def after_task(self, task: Task, statistics: Statistics) -> None:
         """Freeze the round's pair with the others, and make the live part nothing."""
-        self.own = super().state()[0], {"round": task.index}
+        self.own = super().state()
         self._append(self.own[0])
         for factor in self.up.values():
             factor.zero_()
@@ -139,16 +139,14 @@ class Orthogonal(Adapter):
         return ()
 
     def state(self) -> Snapshot:
-        """The pair of the last round that adapted."""
+        """The pair of the last round."""
         return self.own or super().state()
 
     def load(self, history: Sequence[Snapshot]) -> None:
         """Restore the pairs of every round."""
         self.past, self.own = {}, None
         for tensors, meta in history:
-            # A later round in which the adapter stayed stores the last pair once more.
-            if self.own is None or self.own[1] != meta:
-                self._append(tensors)
+            self._append(tensors)
             self.own = dict(tensors), meta
 
     def _append(self, tensors: dict[str, Tensor]) -> None:

@@ -153,7 +153,7 @@ class SDLora(Adapter):
         else:
             own, magnitudes = {}, self.magnitudes + shares
         self._settle(magnitudes)
-        self.own = own | {"magnitudes": magnitudes.detach().clone()}, {"round": task.index}
+        self.own = own | {"magnitudes": magnitudes.detach().clone()}, {}
         for factor in self.up.values():
             factor.zero_()
         self.learning = False
@@ -175,7 +175,7 @@ class SDLora(Adapter):
         return [("magnitudes", self.magnitudes)] if stays else []
 
     def state(self) -> Snapshot:
-        """The direction of the last round that adapted, unless it was merged, and the magnitudes of all."""
+        """The direction of the last round, unless it was merged, and the magnitudes of all."""
         if self.own is not None:
             return self.own
         live = {name: value.detach() for name, value in self.named_parameters() if name.startswith(("down.", "up."))}
@@ -186,9 +186,6 @@ class SDLora(Adapter):
         self.past, self.own = {}, None
         self.groups, self.weights = self.groups[:0], self.weights[:0]
         for tensors, meta in history:
-            # A later round in which the adapter stayed stores the last direction once more.
-            if self.own is not None and self.own[1] == meta:
-                continue
             if not self.config.carry_magnitudes:
                 self.weights = torch.ones_like(self.weights)
             if "weights" in tensors:

@@ -117,7 +117,7 @@ _MEASURES = {
 
 def headings(kind: str) -> list[str]:
     """Of the columns of ``cells``; the first two are text."""
-    return ["method", "weights", *(each.heading for each in _MEASURES[kind]), "gap to joint [95 %]", "seeds"]
+    return ["method", "weights", *(each.heading for each in _MEASURES[kind]), "gap to joint [95%]", "seeds"]
 
 
 def cells(line: Line) -> list[str]:

@@ -100,7 +100,9 @@ def _name(line: Line) -> str:
 
 def _matrices(lines: Sequence[Line]) -> str:
     hint = "Rows: after learning a round. Columns: what that round brought, among all classes known then."
-    folded = (_details(_name(line), *(_matrix(row) for row in line.rows)) for line in lines)
+    folded = (
+        _details(_name(line), f'<div class="seeds">\n{"".join(map(_matrix, line.rows))}</div>\n') for line in lines
+    )
     measure = lines[0].rows[0]["measure"]
     return section(f"{measure[:1].upper()}{measure[1:]} of each round", _notes([hint]), *folded)
 

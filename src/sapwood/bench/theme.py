@@ -35,6 +35,7 @@ body {{ max-width: 92rem; }}
 .charts figure {{ margin: 0; overflow-x: auto; }}
 .charts figcaption {{ font-weight: 500; margin-bottom: .25rem; }}
 details {{ margin: .4rem 0; }}
+.seeds {{ display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; margin: .6rem 0 1rem; }}
 details > .scroll {{ margin: .6rem 0 1rem; }}
 """
 """What the page adds to the common style sheet."""

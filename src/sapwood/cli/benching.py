@@ -87,6 +87,7 @@ def bench(
     )
     with listening() as progress:
         rows = with_intransigence(work(plan, out, jobs, progress))
+        progress.note("drawing tables, plots and report")
         write_all(rows, out)
     if as_json:
         print_json({"results": rows})

@@ -9,7 +9,7 @@ import torch
 
 from sapwood.adapters import ADAPTERS
 from sapwood.adapters.lora import Lora, LoraConfig
-from sapwood.assembly import config_types, read_part
+from sapwood.assembly import adapter_history, config_types, read_part
 from sapwood.backbones import Size, plan_backbone
 from sapwood.costs.counting import Cost, network_cost
 from sapwood.costs.stored import stored_bytes
@@ -63,7 +63,7 @@ def _state_cost(state: State) -> Cost:
     types = config_types(parts)
     configs: dict[str, Any] = {part: build(types[part], settings[part], part) for part in ("adapter", "head")}
     adapter = ADAPTERS[parts["adapter"]](configs["adapter"], planned.sites, planned.info)
-    adapter.load([read_part(state, task, "adapter") for task in (tasks if adapter.history == "all" else tasks[-1:])])
+    adapter.load(adapter_history(state, tasks, adapter))
     head = HEADS[parts["head"]](configs["head"], planned.info.dim)
     head.load(*read_part(state, tasks[-1], "head"))
     return network_cost(Network(planned, adapter, head), int(tasks[-1]["declared_bytes"]))

@@ -20,6 +20,15 @@ from sapwood.task import Task
 
 # DINOv2 ViT-S/14 with its table of 37 x 37 positions.
 _WIDTH, _DEPTH, _PARAMETERS = 384, 12, 22_056_576
+# Part, what it reads, and the widths of input and output.
+_PROJECTIONS = (
+    ("q", "qkv", 1, 1),
+    ("k", "qkv", 1, 1),
+    ("v", "qkv", 1, 1),
+    ("o", "o", 1, 1),
+    ("fc1", "fc1", 1, 4),
+    ("fc2", "fc2", 4, 1),
+)
 
 
 def stored_bytes(files: Mapping[str, Mapping[str, Tensor]]) -> int:
@@ -35,9 +44,9 @@ def declared_bytes(method: Method, classes: int) -> int:
     settings = merge_settings(method)
     info = BackboneInfo("", "dinov2", "", "", "", _WIDTH, 14, _DEPTH, 6, 1, 224, (0, 0, 0), (1, 1, 1))
     sites = [
-        Site(f"block.{block}.{part}", "linear", inputs * _WIDTH, outputs * _WIDTH, "", "")
+        Site(f"block.{block}.{part}", "linear", inputs * _WIDTH, outputs * _WIDTH, f"block.{block}.{key}", "")
         for block in range(_DEPTH)
-        for part, inputs, outputs in (("q", 1, 1), ("k", 1, 1), ("v", 1, 1), ("o", 1, 1), ("fc1", 1, 4), ("fc2", 4, 1))
+        for part, key, inputs, outputs in _PROJECTIONS
     ]
     adapter_type, head_type, objective_type = ADAPTERS[method.adapter], HEADS[method.head], OBJECTIVES[method.objective]
     adapter = adapter_type(build(adapter_type.Config, settings["adapter"], "adapter"), sites, info)

@@ -159,7 +159,7 @@ RECIPES = (
         "linear",
         "sd-lora, later rounds with lower ranks",
         _SD_LORA,
-        {"adapter": {"later_ranks": (8, 6)}},
+        {"adapter": {"later_ranks": [8, 6]}},
     ),
     Method(
         "sd-lora-kd",
