@@ -10,9 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from sapwood.bench.plan import Plan
+from sapwood.cli import main
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
@@ -20,21 +25,35 @@ TINY = ("--backbone", "random:dinov2-tiny", "--image-size", "28", "--precision",
 VARYING = {"train_seconds", "milliseconds_per_image", "peak_memory"}
 
 
-@pytest.fixture
-def own(picture_folder: Callable[..., Path]) -> str:
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A benchmark of four classes in two tasks."""
-    folder = picture_folder(dict.fromkeys(("ant", "bee", "cat", "dog"), 15), name="animals")
+    folder, random = tmp_path_factory.mktemp("pictures") / "animals", np.random.default_rng(0)
+    for name in ("ant", "bee", "cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for index in range(15):
+            pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
     return f"own:{folder}:2"
 
 
-def command(benchmark: str, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "sapwood", "bench", benchmark, "--out", str(out), *TINY, *more]
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
 
 
-def bench(benchmark: str, out: Path, *more: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(benchmark, out, *more), capture_output=True, text=True, timeout=300, env=os.environ | (env or {})
-    )
+@pytest.fixture
+def bench(own: str, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """``sapwood bench`` in this process; its rows run in processes of their own all the same."""
+
+    def run(out: Path, *more: str, benchmark: str = own) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["bench", benchmark, "--out", str(out), *TINY, *more])
+        return Result(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
 def rows(out: Path) -> dict[str, dict[str, Any]]:
@@ -46,58 +65,56 @@ def rows(out: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    limit = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, "it ended before that"
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+SLOW = ("--methods", "seq-lora", "--no-controls", "--seeds", "1", "--epochs", "60", "--batch-size", "2")
+OFTEN = ("--set", "training.checkpoint_seconds=0.2")
 
 
-SLOW = ("--methods", "seq-lora", "--no-controls", "--seeds", "1", "--epochs", "60", "--set", "training.batch_size=2")
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
-def test_a_bench_that_was_cut_short_gives_the_same_rows(own: str, tmp_path: Path, number: int) -> None:
-    options = (*SLOW, "--set", "training.checkpoint_seconds=0.2")
-    whole = bench(own, tmp_path / "whole", *options)
-    assert whole.returncode == 0, whole.stderr
+def test_a_bench_that_was_cut_short_gives_the_same_rows(own: str, bench: Callable[..., Result], tmp_path: Path) -> None:
+    """Asked to stop in one round, killed in the next look at it, and gone on with."""
+    assert bench(tmp_path / "whole", *SLOW, *OFTEN).code == 0
     broken = tmp_path / "broken"
-    process = subprocess.Popen(
-        command(own, broken, *options), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    work = broken / "rows/seq-lora-random-seed0.work"
-    wait_for(lambda: any((work / "training").glob("*.safetensors")), process)
-    os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == (-number if number == signal.SIGKILL else 130)
-    assert rows(broken) == {}
-    if number == signal.SIGINT:
-        assert said.splitlines()[-1] == (
-            "error: stopped; finished rows are kept, the same command goes on with the others"
-        )
-    again = bench(own, broken, *options)
-    assert again.returncode == 0, again.stderr
+    command = [sys.executable, "-m", "sapwood", "bench", own, "--out", str(broken), *TINY, *SLOW, *OFTEN]
+    checkpoints = broken / "rows/seq-lora-random-seed0.work/training"
+    for number, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+            before, limit = _newest(checkpoints), time.monotonic() + 120
+            while _newest(checkpoints) == before:
+                assert process.poll() is None, "it ended before that"
+                assert time.monotonic() < limit
+                time.sleep(0.05)
+            if number == signal.SIGKILL:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)  # to the bench alone, which passes it on
+            _, said = process.communicate(timeout=120)
+        assert process.returncode == code, said
+        assert rows(broken) == {}
+        if number == signal.SIGTERM:
+            last = "error: stopped; finished rows are kept, the same command goes on with the others"
+            assert said.splitlines()[-1] == last
+    assert bench(broken, *SLOW, *OFTEN).code == 0
     assert rows(broken) == rows(tmp_path / "whole") != {}
 
 
-def test_rows_are_not_run_twice_and_more_may_join(own: str, tmp_path: Path) -> None:
+def _newest(folder: Path) -> int:
+    return max((file.stat().st_mtime_ns for file in folder.glob("*.safetensors")), default=0)
+
+
+def test_rows_are_not_run_twice_and_more_may_join(bench: Callable[..., Result], tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--seeds", "1", "--epochs", "1")
-    first = bench(own, out, "--methods", "ncm", *options)
-    assert first.returncode == 0, first.stderr
+    assert bench(out, "--methods", "ncm", *options).code == 0
     assert {"ncm-random-seed0", "joint-random-seed0"} == rows(out).keys()
     times = {file: file.stat().st_mtime_ns for file in (out / "rows").glob("*.json")}
-    second = bench(own, out, "--methods", "ncm,seq-lora+ridge,ncm/cosine", "--jobs", "2", "--json", *options)
-    assert second.returncode == 0, second.stderr
+    second = bench(out, "--methods", "ncm,seq-lora+ridge,ncm/cosine", "--jobs", "2", "--json", *options)
+    assert second.code == 0
     assert all(file.stat().st_mtime_ns == when for file, when in times.items())
-    results = json.loads(second.stdout)["results"]
+    results = json.loads(second.out)["results"]
     assert [row["method"] for row in results] == ["ncm", "seq-lora+ridge", "ncm/cosine", "joint"]
     assert [row["timing_valid"] for row in results] == [True, False, False, True]
     assert [row["control"] for row in results] == [False, False, False, True]
-    assert {"results.json", "table.md", "table.tex", "table.csv", "report.html"} <= {
-        file.name for file in out.iterdir()
-    }
+    written = {"results.json", "table.md", "table.tex", "table.csv", "report.html"}
+    assert written <= {file.name for file in out.iterdir()}
     assert json.loads((out / "results.json").read_text()) == results
     assert results[-1]["intransigence"] == 0
     for row in results:
@@ -106,20 +123,18 @@ def test_rows_are_not_run_twice_and_more_may_join(own: str, tmp_path: Path) -> N
         assert row["rounds"] == [["ant", "bee"], ["cat", "dog"]]
     trained = {row["method"]: row["train_gmacs"] for row in results}
     assert trained["ncm"] == 0
-    # forward, gradients of inputs and a little for the factors, of every training picture (12 of 15 a class, 1 held)
+    # Forward, gradients of inputs and a little for the factors, of every picture: 12 of 15 a class, 1 of them held out.
     forward = results[1]["gmacs"]
     assert 1.3 * 44 * forward < trained["seq-lora+ridge"] < 3.5 * 48 * forward
 
-    other = bench(own, out, "--methods", "ncm", "--seeds", "1", "--epochs", "2")
-    assert other.returncode == 2
-    (line,) = other.stderr.splitlines()
+    other = bench(out, "--methods", "ncm", "--seeds", "1", "--epochs", "2")
+    assert other.code == 2
+    (line,) = other.err.splitlines()
     assert line.startswith(f"error: --out {out} holds rows of settings=")
     assert line.endswith("; name another folder")
 
 
 def test_random_weights_stand_beside_pretrained_ones() -> None:
-    from sapwood.bench.plan import Plan
-
     plan = Plan("split-animals-5x2", ("c-lora", "seq-lora"), seeds=2, image_size=28)
     assert list(plan.rows())[:5] == [
         "c-lora-pretrained-seed0",
@@ -148,15 +163,12 @@ def test_random_weights_stand_beside_pretrained_ones() -> None:
     ],
 )
 def test_bad_input_is_one_line(
-    own: str, benchmark: str, more: Sequence[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bench: Callable[..., Result], benchmark: str, more: Sequence[str], told: str, tmp_path: Path
 ) -> None:
-    from sapwood.cli import main
-
-    name = own if benchmark == "own" else benchmark
-    with pytest.raises(SystemExit) as ended:
-        main(["bench", name, "--out", str(tmp_path / "out"), *TINY, *more])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2
+    named = {} if benchmark == "own" else {"benchmark": benchmark}
+    done = bench(tmp_path / "out", *more, **named)
+    (line,) = done.err.splitlines()
+    assert done.code == 2
     assert told in line
     assert not (tmp_path / "out" / "rows").exists()
 
@@ -171,11 +183,14 @@ def test_a_method_of_another_package_is_benched(own: str, tmp_path: Path) -> Non
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: quiet\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[sapwood.methods]\nquiet = quiet:METHOD\n")
-    path = os.pathsep.join([str(tmp_path / "elsewhere"), *sys.path])
-    done = bench(
-        own, tmp_path / "out", "--methods", "quiet", "--seeds", "1", "--epochs", "1", "--no-controls", "--json",
-        env={"PYTHONPATH": path},
-    )  # fmt: skip
+    out = tmp_path / "out"
+    options = ("--methods", "quiet", "--seeds", "1", "--epochs", "1", "--no-controls", "--json")
+    done = subprocess.run(
+        [sys.executable, "-m", "sapwood", "bench", own, "--out", str(out), *TINY, *options],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "elsewhere"), *filter(None, sys.path)])},
+    )
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["results"]
     assert (row["method"], row["parts"]["head"]) == ("quiet", "cosine")
