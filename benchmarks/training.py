@@ -191,7 +191,7 @@ def measure(side: str, options: argparse.Namespace) -> dict[str, Any]:
 def stored(network: Network, objective: Any) -> int:
     """Bytes of the files of tensors that a round leaves in the state folder."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, tensors in write_parts(network, objective)[0].items():
+        for name, tensors in write_parts(network, objective, adapted=True)[0].items():
             put(Path(folder) / name, tensors)
         return sum(path.stat().st_size for path in Path(folder).iterdir())
 
