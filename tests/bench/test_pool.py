@@ -127,11 +127,32 @@ def test_rows_are_not_run_twice_and_more_may_join(bench: Callable[..., Result], 
     forward = results[1]["gmacs"]
     assert 1.3 * 44 * forward < trained["seq-lora+ridge"] < 3.5 * 48 * forward
 
+    third = bench(out, "--methods", "ncm/cosine", "--no-controls", "--json", *options)
+    assert [row["method"] for row in json.loads(third.out)["results"]] == [
+        "ncm/cosine",
+        "joint",
+        "ncm",
+        "seq-lora+ridge",
+    ]
+
     other = bench(out, "--methods", "ncm", "--seeds", "1", "--epochs", "2")
     assert other.code == 2
     (line,) = other.err.splitlines()
     assert line.startswith(f"error: --out {out} holds rows of settings=")
     assert line.endswith("; name another folder")
+
+
+def test_a_row_that_fails_leaves_the_others(bench: Callable[..., Result], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    wild = ("--lr", "1e30", "--set", "training.optimizer=sgd", "--set", "training.warmup=0", "--epochs", "9")
+    done = bench(out, "--methods", "seq-lora,ncm", "--no-controls", "--seeds", "1", *wild)
+    assert done.code == 1
+    log = out / "rows/seq-lora-random-seed0.log"
+    line = done.err.splitlines()[-1]
+    assert line.startswith("error: row seq-lora-random-seed0 failed: the loss became ")
+    assert line.endswith(f" (see {log}); the same command tries again")
+    assert rows(out).keys() == {"ncm-random-seed0"}
+    assert "| ncm " in (out / "table.md").read_text()
 
 
 def test_random_weights_stand_beside_pretrained_ones() -> None:

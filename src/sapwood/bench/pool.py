@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from sapwood.bench.plan import Plan
 from sapwood.bench.worker import TAKEN
-from sapwood.errors import ConfigError, Interrupted, SapwoodError
+from sapwood.errors import ConfigError, Interrupted
 from sapwood.progress import Progress
 from sapwood.training import Stop, stop_on_signals
 
@@ -23,15 +23,18 @@ _POLL = 0.2  # seconds between two looks at the processes
 _REQUEST = "bench.json"
 
 
-def work(plan: Plan, out: Path, jobs: int, progress: Progress) -> list[dict[str, Any]]:
-    """Run all rows that are not there yet and give back all rows of the folder.
+def work(plan: Plan, out: Path, jobs: int, progress: Progress) -> tuple[list[dict[str, Any]], list[str]]:
+    """Run all rows that are not there yet.
 
     Rows lie in ``out/rows``, one JSON file each, with a log beside it. A row that was cut short goes on where it
     stopped; several benches may share a folder.
 
+    Returns:
+        All rows of the folder, those of the plan first; and a line for each that failed, the others were run all the
+        same.
+
     Raises:
         ConfigError: the folder holds rows of another benchmark or of other settings.
-        SapwoodError: a row failed; the others were run all the same.
         Interrupted: a stop was asked for; the rows in work have written a checkpoint.
     """
     _claim(plan, out)
@@ -65,9 +68,9 @@ def work(plan: Plan, out: Path, jobs: int, progress: Progress) -> list[dict[str,
             for process in running.values():
                 process.kill()
     progress.finish()
-    if failed:
-        raise SapwoodError("; ".join(failed) + "; the same command tries again")
-    return [json.loads((folder / f"{name}.json").read_text("utf-8")) for name in names]
+    there = [name for name in names if (folder / f"{name}.json").exists()]
+    there += sorted(file.stem for file in folder.glob("*.json") if file.stem not in names)
+    return [json.loads((folder / f"{name}.json").read_text("utf-8")) for name in there], failed
 
 
 def _claim(plan: Plan, out: Path) -> None:

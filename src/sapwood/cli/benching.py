@@ -9,7 +9,7 @@ import typer
 
 from sapwood.cli.options import AsJson, ImageSize, read_settings, read_size
 from sapwood.cli.screen import listening, print_json
-from sapwood.errors import ConfigError
+from sapwood.errors import ConfigError, SapwoodError
 
 
 def bench(
@@ -86,9 +86,13 @@ def bench(
         controls=controls,
     )
     with listening() as progress:
-        rows = with_intransigence(work(plan, out, jobs, progress))
-        progress.note("drawing tables, plots and report")
-        write_all(rows, out)
+        found, failed = work(plan, out, jobs, progress)
+        rows = with_intransigence(found)
+        if rows:
+            progress.note("drawing tables, plots and report")
+            write_all(rows, out)
+    if failed:
+        raise SapwoodError("; ".join(failed) + "; the same command tries again")
     if as_json:
         print_json({"results": rows})
     else:
