@@ -36,5 +36,8 @@ def write_all(rows: Sequence[Row], folder: Path) -> None:
         Path("report.html"): page.render(lines, charts),
     }
     make_folder(folder / "plots")
+    for old in (folder / "plots").glob("*.png"):  # of measures that the rows do not have any more
+        if Path("plots") / old.name not in files:
+            old.unlink()
     for name, content in files.items():
         put(folder / name, content)

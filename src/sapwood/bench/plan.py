@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +40,8 @@ class Plan:
         settings: per part, for all methods, over the recipes'.
         joint_at_end: train the joint bound only once, on everything.
         controls: add the joint bound, the frozen prototype and a row with random weights.
+        budget_gmacs: every row trains as many whole epochs as its counted training GMACs stay within this; None takes
+            the epochs of the settings.
     """
 
     benchmark: str
@@ -54,6 +57,7 @@ class Plan:
     settings: Overrides = field(default_factory=dict)
     joint_at_end: bool = False
     controls: bool = True
+    budget_gmacs: float | None = None
 
     def __post_init__(self) -> None:
         orders = ("seed", "natural")
@@ -65,6 +69,14 @@ class Plan:
                 f"--class-order must be a number, natural or seed, got {self.class_order!r}",
             ),
             (self.per_class is None or self.per_class >= 1, f"--per-class must be >= 1, got {self.per_class}"),
+            (
+                self.budget_gmacs is None or 0 < self.budget_gmacs < math.inf,
+                f"--budget-gmacs must be > 0 and finite, got {self.budget_gmacs}",
+            ),
+            (
+                self.budget_gmacs is None or "epochs" not in self.settings.get("training", {}),
+                "--epochs and --budget-gmacs both say how long to train; leave one out",
+            ),
             (self.every >= 1, f"--every must be >= 1, got {self.every}"),
         )
         kind = benchmark_named(self.benchmark).kind

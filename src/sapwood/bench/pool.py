@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from sapwood.bench.budget import chosen_epochs
 from sapwood.bench.plan import Plan
 from sapwood.bench.worker import TAKEN
 from sapwood.errors import ConfigError, Interrupted
@@ -34,15 +35,18 @@ def work(plan: Plan, out: Path, jobs: int, progress: Progress) -> tuple[list[dic
         same.
 
     Raises:
-        ConfigError: the folder holds rows of another benchmark or of other settings.
+        ConfigError: the folder holds rows of another benchmark or of other settings, or the budget is too small.
         Interrupted: a stop was asked for; the rows in work have written a checkpoint.
     """
+    folder, rows = out / "rows", plan.rows()
+    names = list(rows)
+    waiting = [name for name in names if not (folder / f"{name}.json").exists()]
+    epochs: dict[str, int] = {}
+    if plan.budget_gmacs is not None:  # first: a folder whose budget is too small could not be used with another
+        epochs = chosen_epochs(plan, {name: rows[name] for name in waiting}, progress)
     _claim(plan, out)
     plan.stream(0)  # missing data are found now
-    folder = out / "rows"
     folder.mkdir(exist_ok=True)
-    names = list(plan.rows())
-    waiting = [name for name in names if not (folder / f"{name}.json").exists()]
     progress.start("rows", len(names), len(names) - len(waiting))
     failed: list[str] = []
     running: dict[str, subprocess.Popen[bytes]] = {}
@@ -51,7 +55,7 @@ def work(plan: Plan, out: Path, jobs: int, progress: Progress) -> tuple[list[dic
             while waiting or running:
                 while waiting and len(running) < jobs and not stop.requested:
                     name = waiting.pop(0)
-                    running[name] = _start(plan, name, folder, jobs)
+                    running[name] = _start(plan, name, folder, jobs, epochs.get(name))
                 time.sleep(_POLL)
                 for name, process in list(running.items()):
                     if process.poll() is None:
@@ -90,8 +94,8 @@ def _claim(plan: Plan, out: Path) -> None:
         raise ConfigError(f"--out {out} holds rows of {'; '.join(faults)}; name another folder")
 
 
-def _start(plan: Plan, name: str, folder: Path, jobs: int) -> subprocess.Popen[bytes]:
-    spec = {"plan": asdict(plan), "row": name, "out": str(folder / f"{name}.json"), "jobs": jobs}
+def _start(plan: Plan, name: str, folder: Path, jobs: int, epochs: int | None) -> subprocess.Popen[bytes]:
+    spec = {"plan": asdict(plan), "row": name, "out": str(folder / f"{name}.json"), "jobs": jobs, "epochs": epochs}
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with open(folder / f"{name}.log", "ab") as log:

@@ -67,7 +67,8 @@ def run(
     return row
 
 
-def _open(path: Path, kind: str, wanted: Run, memory: Memory | None) -> Learner:
+def open_learner(path: Path, kind: str, wanted: Run, memory: Memory | None) -> Learner:
+    """The state of a run, made if it is not there; the backbone, method and settings are the run's."""
     if State.exists(path):
         return Learner(State.open(path), memory=memory)
     method = replace(find_method(wanted.method, wanted.head, kind), all_data=False)
@@ -78,7 +79,7 @@ def _open(path: Path, kind: str, wanted: Run, memory: Memory | None) -> Learner:
 
 
 def _in_sequence(stream: Stream, wanted: Run, work: Path, progress: Progress, memory: Memory | None) -> Course:
-    learner = _open(work, stream.kind, wanted, memory)
+    learner = open_learner(work, stream.kind, wanted, memory)
     count = len(stream.rounds)
     for index in range(len(learner.record["tasks"]), count):
         part = stream.rounds[index]
@@ -133,7 +134,7 @@ def _jointly(stream: Stream, wanted: Run, work: Path, progress: Progress, memory
             accuracy.append([None] * (index + 1))
             summaries.append({})
             continue
-        learner = _open(work / f"upto-{index + 1}", stream.kind, wanted, memory)
+        learner = open_learner(work / f"upto-{index + 1}", stream.kind, wanted, memory)
         tests = stream.tests(index)
         if not learner.record["tasks"]:
             learner.learn(stream.joint(index), task="joint", test=tests, progress=progress)

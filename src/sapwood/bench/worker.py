@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sapwood.bench.budget import with_epochs
 from sapwood.bench.plan import Plan
 from sapwood.bench.runner import run
 from sapwood.errors import SapwoodError
@@ -32,13 +33,16 @@ class Lines(Progress):
 
 
 def main(spec: dict[str, Any]) -> int:
-    """Run the row that ``plan``, ``row`` (its name) and ``out`` (its file) describe; the exit code."""
+    """Run the row that ``plan``, ``row`` (its name), ``epochs`` (None: those of
+    the plan) and ``out`` (its file) describe; the exit code."""
     plan, out = Plan(**_plan_arguments(spec["plan"])), Path(spec["out"])
-    row = plan.rows()[spec["row"]]
+    row, epochs = plan.rows()[spec["row"]], spec["epochs"]
+    wanted = row.run if epochs is None else with_epochs(row.run, epochs)
     try:
         with FileLock(out.with_suffix(".lock"), timeout=0):
             marks = {"control": row.control, "jobs": spec["jobs"], "timing_valid": spec["jobs"] == 1}
-            run(plan.stream(row.run.seed), row.run, out, progress=Lines(), memory={}, marks=marks)
+            marks["budget_gmacs"] = plan.budget_gmacs
+            run(plan.stream(row.run.seed), wanted, out, progress=Lines(), memory={}, marks=marks)
     except Timeout:
         return TAKEN
     except SapwoodError as error:

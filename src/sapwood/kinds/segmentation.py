@@ -165,7 +165,9 @@ class Segmentation(Kind):
                 "label them, or take them out of the classes file"
             )
         if not present:
-            raise DataError("no mask holds a pixel of any class; only background and ignored pixels were found")
+            raise DataError(
+                "no mask holds a pixel of any class; only background and ignored pixels were found (255 is always ignored)"
+            )
         check_class_names(present, "the new masks", known)
         height, width = _pair(size)
         names = (*(known or (BACKGROUND,)), *new)
