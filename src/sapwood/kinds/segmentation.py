@@ -166,7 +166,7 @@ class Segmentation(Kind):
             )
         if not present:
             raise DataError(
-                "no mask holds a pixel of any class; only background and ignored pixels were found (255 is always ignored)"
+                "no mask holds a pixel of any class; only background and ignored pixels (255 always is) were found"
             )
         check_class_names(present, "the new masks", known)
         height, width = _pair(size)
