@@ -74,7 +74,7 @@ def test_a_bench_that_was_cut_short_gives_the_same_rows(own: str, bench: Callabl
     assert bench(tmp_path / "whole", *SLOW, *OFTEN).code == 0
     broken = tmp_path / "broken"
     command = [sys.executable, "-m", "sapwood", "bench", own, "--out", str(broken), *TINY, *SLOW, *OFTEN]
-    checkpoints = broken / "rows/seq-lora-random-seed0.work/training"
+    checkpoints = broken / "rows/seq-lora-random-seed0.work/state/training"
     for number, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)):
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
             before, limit = _newest(checkpoints), time.monotonic() + 120

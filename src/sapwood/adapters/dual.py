@@ -113,7 +113,7 @@ class Dual(Adapter):
             if self._has_residual:
                 live = new_directions(moment, held, self._energy(task))
                 if config.residual_basis == "previous" and live.shape[1]:
-                    live = memory.directions(-1)
+                    live = memory.directions(-1).clone()  # a view would keep all directions alive
                 memory.live = live.to(memory.basis)
             for key in memory.sites:
                 self.down[key].zero_()[: len(design)] = design

@@ -81,7 +81,7 @@ class InfLora(Adapter):
 
     Config = InfLoraConfig
     summary = "a fixed A a round, orthogonal to what earlier rounds' layers saw; only B trains"
-    growth = "nothing in memory; on disk a pair a round, and the protected directions, d x d a layer at most in all"
+    growth = "directions a layer, in memory d x d / 2 at most, on disk d x d in all; a pair a round on disk"
     history = "all"
 
     def __init__(self, config: InfLoraConfig, sites: Sequence[Site], info: BackboneInfo) -> None:
@@ -94,6 +94,7 @@ class InfLora(Adapter):
         self.past: dict[str, Tensor] = {}
         self.bases: dict[str, Bases] = {}
         self.last: Snapshot | None = None
+        self.learning = False
 
     def before_task(self, task: Task, statistics: Statistics) -> None:
         """Design A from what the layers see of the round's pictures; B is zero."""
@@ -104,9 +105,13 @@ class InfLora(Adapter):
                 down = self.get_buffer(_down(key)).zero_()
                 down[: free.shape[1]] = free.T.to(down) / math.sqrt(3)
         self._silence()
+        self.learning = True
 
-    def forward(self, site: Site, x: Tensor, context: Context) -> Tensor:
-        """(x Aᵀ) Bᵀ, for x [..., in]."""
+    def forward(self, site: Site, x: Tensor, context: Context) -> Tensor | None:
+        """(x Aᵀ) Bᵀ of the live pair, for x [..., in]."""
+        # Between rounds B is zero; with gradients it is run all the same, by whoever measures what a round will take.
+        if not (self.learning or torch.is_grad_enabled()):
+            return None
         down, up = self.get_buffer(_down(site.input_key)), self.up[site_key(site)]
         return lora_delta(x, down.to(x.dtype), up.to(x.dtype), 1.0)
 
@@ -122,6 +127,7 @@ class InfLora(Adapter):
         self._fold(tensors)
         self.last = tensors, {"round": task.index}
         self._silence()
+        self.learning = False
 
     def threshold(self, index: int) -> float:
         """Share of the energy that is protected after round ``index`` (0 is the first)."""

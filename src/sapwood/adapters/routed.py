@@ -149,14 +149,21 @@ class Routed(Adapter):
         """Routing matrices of the last round, by the name of the site."""
         return {site.name: self._route(self.old[number], self.last[number]) for site, number in self._numbered()}
 
+    def protected(self, route: Tensor) -> Tensor:
+        """Directions [r, k] of an old route [r, r] that the next one shall leave alone."""
+        return protected_directions(route, energy=_ENERGY if self.config.protected == "energy" else None)
+
     def persistent_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """The shared factors; every round's new route starts from zero."""
         return ((name, parameter) for name, parameter in self.named_parameters() if not name.startswith("delta."))
 
     def state(self) -> Snapshot:
-        """Factors, the route of all rounds and that of the last."""
+        """Factors, the route of all rounds and that of the last; the sites in the order of the routes."""
         tensors, meta = super().state()
-        return {name: tensor for name, tensor in tensors.items() if not name.startswith("delta.")}, meta
+        names = [site.name for site in self.sites]
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith("delta.")}, meta | {
+            "sites": names
+        }
 
     def load(self, history: Sequence[Snapshot]) -> None:
         """Restore factors and routes."""
@@ -169,13 +176,10 @@ class Routed(Adapter):
 
     def _route(self, old: Tensor, last: Tensor) -> Route:
         before = old - last
-        overlap = route_overlap(self._protected(before), last) if before.any() else None
+        overlap = route_overlap(self.protected(before), last) if before.any() else None
         return Route(old.clone(), last.clone(), overlap)
-
-    def _protected(self, route: Tensor) -> Tensor:
-        return protected_directions(route, energy=_ENERGY if self.config.protected == "energy" else None)
 
     def _padded(self, route: Tensor) -> Tensor:
         """U_k with zero columns up to r, so that sites with different k stack."""
-        directions = self._protected(route)
+        directions = self.protected(route)
         return nn.functional.pad(directions, (0, len(route) - directions.shape[1]))

@@ -27,8 +27,8 @@ def outcomes(learner: Learner, tests: Pictures, file: Path, progress: Progress) 
         progress: listens.
 
     Returns:
-        ``correct``: base64 of packed bits (numpy.packbits), by class name, so that a bit is the same picture whatever
-        the order of the classes was; None for masks; ``counts``: name of the file with int64
+        ``correct``: base64 of packed bits (numpy.packbits), by class and picture name, so that a bit is the same
+        picture whatever the order of rounds was; None for masks; ``counts``: name of the file with int64
         [n, 3, K] (intersection, predicted, truth), None for classes.
     """
     size, names = learner.record["image_size"], learner.classes_
@@ -48,5 +48,5 @@ def outcomes(learner: Learner, tests: Pictures, file: Path, progress: Progress) 
     labels = [str(label) for label in store.pictures.labels]
     targets = np.array([position[label] for label in labels])
     predicted = predict_logits(learner.network, store, size, progress).argmax(1).numpy()
-    right = (predicted == targets)[np.argsort(labels, kind="stable")]
+    right = (predicted == targets)[np.lexsort(([picture.name for picture in store.pictures], labels))]
     return {"correct": base64.b64encode(np.packbits(right).tobytes()).decode(), "counts": None}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sapwood.assembly import Overrides, merge_settings
+from sapwood.assembly import Overrides, config_types, merge_settings
 from sapwood.backbones import create_backbone
 from sapwood.bench.rows import RANDOM, Run
 from sapwood.data.benchmarks import benchmark_named
@@ -17,7 +17,7 @@ from sapwood.data.streams import Stream
 from sapwood.methods import find_method
 from sapwood.settings import check
 
-_CONTROL = "random:dinov2-s14"
+_CONTROL, _CONTROL_PATCH = "random:dinov2-s14", 14
 _BOUND = "joint"
 _FROZEN = {"classification": "ncm", "segmentation": "frozen+mib"}
 
@@ -108,7 +108,9 @@ class Plan:
         for seed in range(self.seeds):
             for label, backbone, control in self._lines():
                 method, head = _split(label)
-                row = Row(Run(method, backbone, seed, self._size(), head, self.settings, self.joint_at_end), control)
+                settings = self._fitting(method, head) if control else self.settings
+                size = self._size() if backbone == self.backbone else _near(self._size(), _CONTROL_PATCH)
+                row = Row(Run(method, backbone, seed, size, head, settings, self.joint_at_end), control)
                 found.setdefault(row.name, row)
         return found
 
@@ -125,6 +127,15 @@ class Plan:
             yield self.methods[0], _CONTROL, True
         if self.controls:
             yield _BOUND, self.backbone, True
+
+    def _fitting(self, method: str, head: str | None) -> Overrides:
+        """The settings that the parts of a method have; what was meant for others does not touch a control."""
+        recipe = find_method(method, head, self.kind)
+        types = config_types({"adapter": recipe.adapter, "objective": recipe.objective, "head": recipe.head})
+        return {
+            part: {key: value for key, value in values.items() if key in {one.name for one in fields(types[part])}}
+            for part, values in self.settings.items()
+        }
 
     def _size(self) -> int | tuple[int, int]:
         size = self.image_size or create_backbone(self.backbone).info.image_size
@@ -148,6 +159,18 @@ class Row:
         """Of its file."""
         weights = "random" if self.run.backbone.startswith(RANDOM) else "pretrained"
         return f"{self.run.label.replace('/', '@')}-{weights}-seed{self.run.seed}"
+
+
+def _near(size: int | tuple[int, int], patch: int) -> int | tuple[int, int]:
+    """The nearest size that is a multiple of a patch.
+
+    >>> _near(512, 14), _near((352, 480), 14)
+    (518, (350, 476))
+    """
+    if isinstance(size, int):
+        return max(1, round(size / patch)) * patch
+    height, width = (max(1, round(side / patch)) * patch for side in size)
+    return height, width
 
 
 def _split(label: str) -> tuple[str, str | None]:

@@ -18,6 +18,7 @@ from sapwood.bench.plan import Plan
 from sapwood.bench.worker import TAKEN
 from sapwood.errors import ConfigError, Interrupted
 from sapwood.progress import Progress
+from sapwood.state.files import put
 from sapwood.training import Stop, stop_on_signals
 
 _POLL = 0.2  # seconds between two looks at the processes
@@ -86,7 +87,7 @@ def _claim(plan: Plan, out: Path) -> None:
     wanted, file = plan.fingerprint(), out / _REQUEST
     with FileLock(file.with_suffix(".lock")):
         if not file.exists():
-            file.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
+            put(file, json.dumps(wanted, indent=1) + "\n")
             return
         has = json.loads(file.read_text("utf-8"))
     faults = [f"{key}={has.get(key)}, not {value}" for key, value in wanted.items() if has.get(key) != value]
@@ -100,7 +101,8 @@ def _start(plan: Plan, name: str, folder: Path, jobs: int, epochs: int | None) -
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with open(folder / f"{name}.log", "ab") as log:
         command = [sys.executable, "-m", "sapwood.bench.worker", json.dumps(spec)]
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        # A group of its own: Ctrl-C reaches this process alone, which then asks the rows to stop.
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
 def _end(running: dict[str, subprocess.Popen[bytes]], stop: Stop) -> None:

@@ -54,8 +54,9 @@ class Run:
 
     @property
     def label(self) -> str:
-        """Name of the row: the method, and the head if it is another than the recipe's."""
-        return self.method if self.head is None else f"{self.method}/{self.head}"
+        """Name of the row: the method, the head if it is another than the recipe's, ``+T`` if it is told the rounds."""
+        told = "+T" if self.settings.get("adapter", {}).get("expected_tasks") is not None else ""
+        return f"{self.method}{told}" if self.head is None else f"{self.method}{told}/{self.head}"
 
 
 @dataclass(frozen=True)

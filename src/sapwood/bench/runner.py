@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sapwood.backbones import create_backbone
 from sapwood.bench.outcomes import outcomes
 from sapwood.bench.rows import Course, Run, new_classes, row_of
 from sapwood.data.streams import Stream
+from sapwood.errors import ConfigError
 from sapwood.kinds import KINDS
 from sapwood.learner import Learner
 from sapwood.methods import find_method
@@ -51,11 +52,18 @@ def run(
 
     Returns:
         The row: measures as fractions, costs, and everything that reproduces it.
+
+    Raises:
+        ConfigError: ``out`` is the row of another run.
     """
-    if out.exists():
-        return dict(json.loads(out.read_text("utf-8")))
-    out.parent.mkdir(parents=True, exist_ok=True)
     work = out.with_suffix(".work")
+    if out.exists():
+        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed after it wrote the row
+        row = dict(json.loads(out.read_text("utf-8")))
+        if row["run"] != json.loads(json.dumps(asdict(wanted))):
+            raise ConfigError(f"{out} is the row of another run; remove it, or name another file")
+        return row
+    _claim(work, {"run": asdict(wanted), "data": stream.sha256()})
     method = find_method(wanted.method, wanted.head, stream.kind)
     progress = progress or Progress()
     learn = _jointly if method.all_data else _in_sequence
@@ -65,6 +73,15 @@ def run(
     _write(out, row)
     shutil.rmtree(work)
     return row
+
+
+def _claim(work: Path, wanted: dict[str, Any]) -> None:
+    """Make the work folder, or go on in it if it is of the same run and data; else it is begun anew."""
+    file, wanted = work / "run.json", json.loads(json.dumps(wanted))
+    if work.exists() and not (file.exists() and json.loads(file.read_text("utf-8")) == wanted):
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    _write(file, wanted)
 
 
 def open_learner(path: Path, kind: str, wanted: Run, memory: Memory | None) -> Learner:
@@ -79,9 +96,11 @@ def open_learner(path: Path, kind: str, wanted: Run, memory: Memory | None) -> L
 
 
 def _in_sequence(stream: Stream, wanted: Run, work: Path, progress: Progress, memory: Memory | None) -> Course:
-    learner = open_learner(work, stream.kind, wanted, memory)
-    count = len(stream.rounds)
-    for index in range(len(learner.record["tasks"]), count):
+    learner = open_learner(work / "state", stream.kind, wanted, memory)
+    count, done = len(stream.rounds), len(learner.record["tasks"])
+    if stream.domains and done and not _cells_file(work, done - 1).exists():  # killed between a round and its measure
+        _write(_cells_file(work, done - 1), _domain_cells(learner, stream, done - 1))
+    for index in range(done, count):
         part = stream.rounds[index]
         learner.learn(part.train, task=part.name, test=stream.tests(index), progress=progress)
         if stream.domains:
@@ -89,7 +108,7 @@ def _in_sequence(stream: Stream, wanted: Run, work: Path, progress: Progress, me
     tasks = learner.record["tasks"]
     accuracy = learner.accuracy_
     if stream.domains:
-        accuracy = [_cells(learner, stream, work, index) for index in range(count)]
+        accuracy = [json.loads(_cells_file(work, index).read_text("utf-8")) for index in range(count)]
     return Course(learner, accuracy, [task["measured"] for task in tasks], tasks)
 
 
@@ -101,15 +120,6 @@ def _domain_cells(learner: Learner, stream: Stream, upto: int) -> list[float | N
         summary = learner.kind.summary(confusion, learner.classes_, learner.record["tasks"])
         cells.append(summary["miou" if stream.kind == "segmentation" else "accuracy"])
     return cells
-
-
-def _cells(learner: Learner, stream: Stream, work: Path, index: int) -> list[float | None]:
-    file = _cells_file(work, index)
-    if not file.exists():  # killed between a round and its measure
-        if index < len(stream.rounds) - 1:
-            return [None] * (index + 1)
-        _write(file, _domain_cells(learner, stream, index))
-    return list(json.loads(file.read_text("utf-8")))
 
 
 def _cells_file(work: Path, index: int) -> Path:
@@ -127,7 +137,6 @@ def _jointly(stream: Stream, wanted: Run, work: Path, progress: Progress, memory
     """The course of a method that is trained anew on everything so far."""
     accuracy: list[list[float | None]] = []
     summaries: list[dict[str, Any]] = []
-    tasks: list[dict[str, Any]] = []
     last = len(stream.rounds) - 1
     for index in range(last + 1):
         if wanted.joint_at_end and index < last:
@@ -141,7 +150,10 @@ def _jointly(stream: Stream, wanted: Run, work: Path, progress: Progress, memory
         # The rounds as the stream cuts them, which this state has not seen as such.
         cut = [{"classes": names, "annotated": names} for names in new_classes(stream)[: index + 1]]
         confusion = torch.tensor(learner.evaluate(tests).confusion)
-        accuracy.append(learner.kind.cells(confusion, learner.classes_, cut))
+        if stream.domains:
+            accuracy.append(_domain_cells(learner, stream, index))
+        else:
+            accuracy.append(learner.kind.cells(confusion, learner.classes_, cut))
         summaries.append(learner.kind.summary(confusion, learner.classes_, cut))
-        tasks += learner.record["tasks"]
-    return Course(learner, accuracy, summaries, tasks)
+    # The last training alone is what the bound costs; the earlier ones only measure it on fewer rounds.
+    return Course(learner, accuracy, summaries, learner.record["tasks"])

@@ -153,6 +153,14 @@ def _check(rows: Sequence[Row], groups: Mapping[tuple[str, str], Sequence[Row]])
         seeds = [row["seed"] for row in group]
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"{method} ({weights}) has several rows of one seed: {seeds}")
+    data: dict[tuple[int, int | None], str] = {}
+    for row in rows:
+        known = data.setdefault((row["seed"], row["order_seed"]), row["data_sha256"])
+        if known != row["data_sha256"]:
+            raise DataError(
+                f"rows of seed {row['seed']} were learned from different pictures ({row['method']} is one of them); "
+                "name another folder for the new data"
+            )
 
 
 def _bound(groups: Mapping[tuple[str, str], Sequence[Row]], weights: str) -> Sequence[Row]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from sapwood.progress import Progress
 
 TAKEN = 75
 """Exit code where another process is at this row already."""
+_POLL = 0.5  # seconds between two looks at the parent
+_PATIENCE = 5.0  # seconds that a process whose bench is gone has to write its checkpoint
 
 
 class Lines(Progress):
@@ -32,14 +37,28 @@ class Lines(Progress):
         print(text, flush=True)
 
 
+def stop_with_parent() -> None:
+    """Ask this process to stop, with a checkpoint, once the bench that started it is gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if os.name == "posix":
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def main(spec: dict[str, Any]) -> int:
     """Run the row that ``plan``, ``row`` (its name), ``epochs`` (None: those of
     the plan) and ``out`` (its file) describe; the exit code."""
+    stop_with_parent()
     plan, out = Plan(**_plan_arguments(spec["plan"])), Path(spec["out"])
     row, epochs = plan.rows()[spec["row"]], spec["epochs"]
     wanted = row.run if epochs is None else with_epochs(row.run, epochs)
     try:
-        with FileLock(out.with_suffix(".lock"), timeout=0):
+        with FileLock(out.with_suffix(".lock"), timeout=_PATIENCE):
             marks = {"control": row.control, "jobs": spec["jobs"], "timing_valid": spec["jobs"] == 1}
             marks["budget_gmacs"] = plan.budget_gmacs
             run(plan.stream(row.run.seed), wanted, out, progress=Lines(), memory={}, marks=marks)

@@ -9,6 +9,7 @@ import typer
 
 from sapwood.cli.options import AsJson, ImageSize, read_settings, read_size
 from sapwood.cli.screen import listening, print_json
+from sapwood.cli.tracking import Track, check_tracker, track_rows
 from sapwood.errors import ConfigError, SapwoodError
 
 
@@ -32,6 +33,10 @@ def bench(
     per_class: Annotated[int | None, typer.Option(metavar="N", help="Training pictures of each class.")] = None,
     every: Annotated[int, typer.Option(metavar="N", help="Masks: every n-th training picture.")] = 1,
     epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
+    budget_gmacs: Annotated[
+        float | None,
+        typer.Option(metavar="G", help="Equal compute: each row's epochs are the most that G training GMACs pay for."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
@@ -49,6 +54,7 @@ def bench(
     controls: Annotated[
         bool, typer.Option(help="Add the joint bound, the frozen prototype and random weights.")
     ] = True,
+    track: Track = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare methods: every method and seed in a process of its own, tables, plots and a report at the end.
@@ -63,6 +69,7 @@ def bench(
 
     if jobs < 1:
         raise ConfigError(f"--jobs must be >= 1, got {jobs}")
+    check_tracker(track)
     training: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -84,6 +91,7 @@ def bench(
         settings=read_settings(config, set_ or [], training),
         joint_at_end=joint_at_end,
         controls=controls,
+        budget_gmacs=budget_gmacs,
     )
     with listening() as progress:
         found, failed = work(plan, out, jobs, progress)
@@ -91,6 +99,8 @@ def bench(
         if rows:
             progress.note("drawing tables, plots and report")
             write_all(rows, out)
+        if track is not None:
+            progress.note(f"runs for {track} lie in {track_rows(track, rows, out)}")
     if failed:
         raise SapwoodError("; ".join(failed) + "; the same command tries again")
     if as_json:

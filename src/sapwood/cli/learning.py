@@ -22,6 +22,7 @@ from sapwood.cli.options import (
 )
 from sapwood.cli.screen import listening, print_json, shown_size
 from sapwood.cli.showing import describe, summary
+from sapwood.cli.tracking import Track, check_tracker, track_round
 from sapwood.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def learn(
         Path | None, typer.Option(help="JSON or TOML file of settings: adapter, objective, head, training.")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw a half-learned round away.")] = False,
+    track: Track = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn a round of pictures, or of pictures with masks, into STATE.
@@ -83,6 +85,7 @@ def learn(
     given: dict[str, Any] = {"method": method, "head": head, "backbone": backbone, "seed": seed}
     given["image_size"] = read_size(image_size)
     check_device(device)
+    check_tracker(track)
     with listening() as progress:
         options: dict[str, Any] = {
             "task": task,
@@ -92,6 +95,8 @@ def learn(
             "progress": progress,
         }
         learner = _open_or_create(state, data, test, given, settings, device, options)
+        if track is not None:
+            progress.note(f"runs for {track} lie in {track_round(track, learner.state)}")
     version = learner.state.version
     if as_json:
         print_json(describe(version))

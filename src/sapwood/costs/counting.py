@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sapwood.adapters import Adapter
 from sapwood.backbones.base import height_width
 from sapwood.costs.score import netscore
 from sapwood.errors import NotMergeable
@@ -67,7 +68,7 @@ def network_cost(network: Network, bytes_per_task: int) -> Cost:
     head, adapter = network.head, network.adapter
     own = _predicting(head)
     backbone = {"backbone": sum(parameter.numel() for parameter in network.backbone.parameters())}
-    fitted = (backbone if adapter.trains_backbone else {"adapter": _count(dict(adapter.named_parameters()))}) | own
+    fitted = (backbone if adapter.trains_backbone else {"adapter": _count(_training(adapter))}) | own
     if head.fitted == "statistics" and adapter.moves:
         fitted["classifier for training"] = _count(dict(head.classifier.named_parameters()))
     network.to("meta")
@@ -98,6 +99,11 @@ def _predicting(head: Head) -> dict[str, int]:
     rows = {name: value for name, value in parameters.items() if name.startswith(_CLASSIFIER)}
     decoder = {name: value for name, value in parameters.items() if name not in rows}
     return {"decoder": _count(decoder), "classifiers": _count(rows)}
+
+
+def _training(adapter: Adapter) -> dict[str, Tensor]:
+    """What a round trains; what earlier rounds have left behind is frozen."""
+    return {name: parameter for name, parameter in adapter.named_parameters() if parameter.requires_grad}
 
 
 def _count(tensors: Mapping[str, Tensor]) -> int:

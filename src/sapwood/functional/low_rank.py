@@ -176,7 +176,7 @@ def protect(bases: Bases | None, directions: Tensor) -> Bases:
         return Bases(held @ _complement(held.T @ directions), "retain")
     vectors = torch.cat([held, directions], 1)
     if 2 * vectors.shape[1] > vectors.shape[0]:
-        return Bases(_complement(vectors), "retain")
+        return Bases(_complement(vectors).clone(), "retain")  # a slice would keep the whole square alive
     return Bases(vectors)
 
 

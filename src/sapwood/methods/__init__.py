@@ -44,6 +44,8 @@ def find_method(name: str, head: str | None = None, kind: str | None = None) -> 
     'dense'
     >>> find_method("lora+lwf+ridge").head
     'ridge'
+    >>> find_method("color+++slca").adapter
+    'experts'
     >>> find_method("seq-lorra")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
@@ -63,13 +65,17 @@ def find_method(name: str, head: str | None = None, kind: str | None = None) -> 
 
 
 def _compose(name: str) -> Method:
-    first, *rest = name.split("+")
+    # The longest recipe that the name begins with: color++ has the sign in its own name.
+    whole = max((each for each in METHODS if name.startswith(f"{each}+")), key=len, default="")
+    first, *rest = [whole, *name[len(whole) + 1 :].split("+")] if whole else name.split("+")
     first = _ALIASES.get(first, first)
     head = next((piece for piece in rest if piece in _HEADS), None)
     objectives = [piece for piece in rest if piece != head]
     if not rest or len(objectives) > 1 or (first not in ADAPTERS and first not in METHODS):
         METHODS[name]  # says which names there are
     recipe = METHODS[first] if first in METHODS else Method(first, first, "finetune", "linear", first)
+    if objectives and recipe.objective != "finetune":
+        METHODS[name]  # two objectives
     objective = objectives[0] if objectives else recipe.objective
     try:
         kinds = OBJECTIVES[objective].kinds

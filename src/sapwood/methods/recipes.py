@@ -122,7 +122,13 @@ RECIPES = (
         reconstructed=True,
     ),
     Method(
-        "color", "experts", "finetune", "linear", "a LoRA a round, chosen by the nearest centre", "arXiv 2311.17601"
+        "color",
+        "experts",
+        "finetune",
+        "linear",
+        "a LoRA a round, chosen by the nearest centre",
+        "arXiv 2311.17601",
+        reconstructed=True,
     ),
     Method(
         "color++",
@@ -132,6 +138,7 @@ RECIPES = (
         "as color, the centres in features tuned on the first round",
         "arXiv 2311.17601",
         {"adapter": {"identify": "first"}},
+        reconstructed=True,
     ),
     Method(
         "o-lora", "orthogonal", "finetune", "linear", "a LoRA a round, orthogonal to earlier ones", "arXiv 2310.14152"
@@ -151,6 +158,7 @@ RECIPES = (
         "linear",
         "a frozen direction a round, all magnitudes learning on",
         _SD_LORA,
+        reconstructed=True,
     ),
     Method(
         "sd-lora-rr",
@@ -160,6 +168,7 @@ RECIPES = (
         "sd-lora, later rounds with lower ranks",
         _SD_LORA,
         {"adapter": {"later_ranks": [8, 6]}},
+        reconstructed=True,
     ),
     Method(
         "sd-lora-kd",

@@ -100,6 +100,52 @@ class MaskSample:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class SiteRoute:
+    """The routing matrices of a site after the last round that changed them.
+
+    Attributes:
+        site: its name, ``block.3.q``.
+        old: [r, r], of all rounds, the last one included.
+        delta: [r, r], what that round added.
+    """
+
+    site: str
+    old: np.ndarray
+    delta: np.ndarray
+
+    def __post_init__(self) -> None:
+        shape = self.old.shape
+        check(
+            (len(shape) == 2 and shape[0] == shape[1] >= 1, f"a route must be [r, r], got {list(shape)}"),
+            (self.delta.shape == shape, f"delta must be {list(shape)} as its route, got {list(self.delta.shape)}"),
+        )
+
+
+@dataclass(frozen=True)
+class Routes:
+    """C-LoRA's routes.
+
+    Attributes:
+        sites: in the order of the network.
+        overlaps: for each round, of each site the share of the new route that runs in the protected directions of the
+            old one, 0..1; None for a round without an older route, or in which the adapter did not learn.
+    """
+
+    sites: tuple[SiteRoute, ...]
+    overlaps: tuple[tuple[float, ...] | None, ...]
+
+    def __post_init__(self) -> None:
+        measured = [row for row in self.overlaps if row is not None]
+        check(
+            (
+                all(len(row) == len(self.sites) for row in measured),
+                f"overlaps must have one value a site ({len(self.sites)}), got {[len(row) for row in measured]}",
+            ),
+            (all(0 <= value <= 1 for row in measured for value in row), f"overlaps must be in 0..1, got {measured}"),
+        )
+
+
 def _is_picture(image: np.ndarray) -> tuple[bool, str]:
     fits = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0
     return fits, f"a sample's image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}"
@@ -128,6 +174,7 @@ class ReportData:
         means: named means of ``per_class``, shown with it.
         samples: pictures with their predictions.
         masks: pictures with their masks, the true and the predicted ones.
+        routes: of a state whose adapter has them, else None.
         costs: what to show as ``name -> value``, numbers or text with its unit.
         settings: dotted key -> value.
     """
@@ -148,6 +195,7 @@ class ReportData:
     means: Mapping[str, float | None] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     masks: tuple[MaskSample, ...] = ()
+    routes: Routes | None = None
     costs: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -167,6 +215,10 @@ class ReportData:
             (
                 self.after_each is None or len(self.after_each) == tasks,
                 f"after_each must have one value a task ({tasks}), got {len(self.after_each or ())}",
+            ),
+            (
+                self.routes is None or len(self.routes.overlaps) == tasks,
+                f"routes must have overlaps of {tasks} tasks, got {len(self.routes.overlaps) if self.routes else 0}",
             ),
         )
         if self.after_each is None and len(matrix) == tasks:

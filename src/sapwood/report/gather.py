@@ -11,6 +11,7 @@ from sapwood.functional import metrics
 from sapwood.progress import Progress
 from sapwood.report.content import ReportData, ReportTask
 from sapwood.report.markup import duration, size
+from sapwood.report.routes import read_routes
 from sapwood.report.samples import draw_samples, name_samples, read_samples
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def gather(
         per_class=measured.get("per_class", {}),
         means=_means(measured),
         **shown,
+        routes=read_routes(learner.state),
         costs=_costs(record),
         settings=_settings(record),
     )

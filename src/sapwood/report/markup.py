@@ -132,15 +132,16 @@ def png(image: np.ndarray) -> Html:
     """A picture, uint8 [H, W, 3], as a ``data:`` URI of a PNG no larger than a thumbnail."""
     picture = Image.fromarray(image)
     picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    return _uri(picture, "png")
+    return data_uri(picture, "png")
 
 
 def jpeg(image: np.ndarray) -> Html:
     """A picture, uint8 [H, W, 3], as a ``data:`` URI of a JPEG of its size: a fifth of a PNG's bytes."""
-    return _uri(Image.fromarray(image), "jpeg", quality=85, subsampling=0)  # 0: edges of masks keep their colours
+    return data_uri(Image.fromarray(image), "jpeg", quality=85, subsampling=0)  # 0: edges of masks keep their colours
 
 
-def _uri(picture: Image.Image, form: str, **options: int) -> Html:
+def data_uri(picture: Image.Image, form: str, **options: Any) -> Html:
+    """A picture as a ``data:`` URI; ``options`` are those of Pillow's writer of that form."""
     stream = io.BytesIO()
     picture.save(stream, format=form, optimize=True, **options)
     return Html(f"data:image/{form};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}")

@@ -24,6 +24,7 @@ from sapwood.report.markup import (
     table,
     text,
 )
+from sapwood.report.route_maps import routes
 
 CLASSES_SHOWN = 12  # of a round, before the rest is folded away
 CLASSES_LISTED = 24  # in the table of classes, before it is folded away
@@ -39,6 +40,7 @@ def render(report: ReportData) -> str:
         samples(report.samples),
         masks(report.masks, report.classes),
         _rounds(report),
+        routes(report.routes, [_task_name(*pair) for pair in enumerate(report.tasks)]),
         _pairs("Costs", "cost", report.costs, amount),
         _pairs("Settings", "setting", report.settings, one_line),
     )

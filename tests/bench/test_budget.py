@@ -1,0 +1,126 @@
+"""Equal compute: the most whole epochs within the budget, whatever a step costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sapwood.bench.budget import chosen_epochs, epoch_gmacs, with_epochs
+from sapwood.bench.plan import Plan
+from sapwood.bench.runner import run
+from sapwood.cli import main
+from sapwood.errors import ConfigError
+from sapwood.progress import Progress
+
+pytestmark = pytest.mark.usefixtures("settled")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A benchmark of six classes in three tasks, of different sizes."""
+    folder, random = tmp_path_factory.mktemp("pictures") / "animals", np.random.default_rng(0)
+    for count, name in enumerate(("ant", "bee", "cat", "dog", "elk", "fox"), 12):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / name / f"{index:02}.png")
+    return f"own:{folder}:3"
+
+
+@pytest.fixture
+def plan(own: str) -> Callable[..., Plan]:
+    def make(*methods: str, **changed: Any) -> Plan:
+        training = {"batch_size": 4, "precision": "fp32", **changed.pop("training", {})}
+        options = {"seeds": 1, "backbone": "random:dinov2-tiny", "image_size": 28, "controls": False} | changed
+        return Plan(own, methods, settings={"training": training}, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("method", ["lora+lwf", "color", "joint"])
+def test_an_epoch_costs_what_a_run_counts(plan: Callable[..., Plan], method: str, tmp_path: Path) -> None:
+    """A teacher from the second round on, steps that grow, and training anew on everything."""
+    made = plan(method, training={"accumulate": 2} if method == "lora+lwf" else {})
+    (row,) = made.rows().values()
+    stream = made.stream(0)
+    probed = epoch_gmacs(stream, row.run, tmp_path / "probe")
+    measured = run(stream, with_epochs(row.run, 2), tmp_path / "row.json")["train_gmacs"]
+    assert 2 * probed == pytest.approx(measured, rel=1e-9)
+
+
+def test_the_bound_pays_for_its_last_training(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    found = {}
+    for at_end in (False, True):
+        made = plan("joint", joint_at_end=at_end, class_order="natural")
+        (row,) = made.rows().values()
+        found[at_end] = epoch_gmacs(made.stream(0), row.run, tmp_path / str(at_end))
+    assert found[True] == found[False] > 0
+
+
+def test_the_most_epochs_within_the_budget(plan: Callable[..., Plan]) -> None:
+    rows = plan("seq-lora", "lora+lwf", "ncm").rows()
+    (cheap, dear, free) = rows
+    alone = {
+        name: chosen_epochs(plan(row.run.method, budget_gmacs=1e6), {name: row}, Progress())
+        for name, row in rows.items()
+    }
+    assert alone[free] == {}, "nothing is trained"
+    assert alone[dear][dear] < alone[cheap][cheap], "the teacher's forward counts"
+    costs = {name: 1e6 / alone[name][name] for name in (cheap, dear)}
+    chosen = chosen_epochs(plan("ncm", budget_gmacs=5.5 * costs[dear]), rows, Progress())
+    assert chosen == {dear: 5, cheap: int(5.5 * costs[dear] / costs[cheap])}
+    with pytest.raises(ConfigError) as caught:
+        chosen_epochs(plan("ncm", budget_gmacs=0.9 * costs[dear]), rows, Progress())
+    (line,) = str(caught.value).splitlines()
+    assert f"one epoch of row {dear}" in line
+    least = float(line.split("at least ")[1].split(",")[0])
+    assert costs[dear] <= least <= 1.002 * costs[dear]
+    assert chosen_epochs(plan("ncm", budget_gmacs=least), rows, Progress())[dear] == 1
+
+
+def bench(own: str, out: Path, *more: str) -> int:
+    tiny = (
+        "--backbone",
+        "random:dinov2-tiny",
+        "--image-size",
+        "28",
+        "--precision",
+        "fp32",
+        "--seeds",
+        "1",
+        "--no-controls",
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", own, "--out", str(out), *tiny, "--batch-size", "4", *more])
+    return int(ended.value.code or 0)
+
+
+def test_the_command_line(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert bench(own, out, "--methods", "lora+lwf", "--budget-gmacs", "1e-9") == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith("error: --budget-gmacs 1e-09 does not pay for one epoch of row lora+lwf-random-seed0")
+    least = float(line.split("at least ")[1].split(",")[0])
+    assert not out.exists(), "another budget may still be given"
+    budget = 2.5 * least
+    assert bench(own, out, "--methods", "lora+lwf", "--budget-gmacs", str(budget)) == 0
+    (lwf,) = json.loads((out / "results.json").read_text())
+    assert lwf["settings"]["training"]["epochs"] == 2
+    assert lwf["run"]["settings"]["training"]["epochs"] == 2
+    assert budget / 1.5 < lwf["train_gmacs"] <= budget
+    assert lwf["budget_gmacs"] == budget
+    assert json.loads((out / "bench.json").read_text())["budget_gmacs"] == budget
+    capsys.readouterr()
+    for options, told in (
+        (("--budget-gmacs", "0"), "--budget-gmacs must be > 0 and finite, got 0.0"),
+        (("--budget-gmacs", "nan"), "--budget-gmacs must be > 0 and finite, got nan"),
+        (("--budget-gmacs", "1", "--epochs", "3"), "--epochs and --budget-gmacs both say"),
+        (("--budget-gmacs", str(2 * budget)), "holds rows of budget_gmacs="),
+    ):
+        assert bench(own, out, "--methods", "lora+lwf", *options) == 2
+        assert told in capsys.readouterr().err

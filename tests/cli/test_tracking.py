@@ -1,0 +1,79 @@
+"""``--track``: what TensorBoard reads of a round and of a bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sapwood.cli import tracking
+from sapwood.cli.tracking import track_rows
+from sapwood.state import State
+
+from .conftest import TINY, Run, World
+
+event_files = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    found = event_files.EventAccumulator(str(run)).Reload()
+    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def test_a_round_is_a_run(sapwood: Run, tmp_path: Path, read_only_world: World) -> None:
+    state = tmp_path / "model"
+    options = (*TINY, "--method", "seq-lora", "--epochs", "2", "--track", "tensorboard")
+    done = sapwood("learn", state, read_only_world.first, *options, "--test", read_only_world.first)
+    assert done.code == 0, done.err
+    assert f"runs for tensorboard lie in {state}-tensorboard" in done.err
+    opened = State.open(state)
+    record = opened.version.record
+    (run,) = (tmp_path / "model-tensorboard").iterdir()
+    assert run.name == Path(record["tasks"][0]["folder"]).name
+    read = scalars(run)
+    log = [json.loads(line) for line in opened.text(f"{record['tasks'][0]['folder']}/log.jsonl").splitlines()]
+    assert [step for step, _ in read["loss"]] == [1, 2]
+    assert [value for _, value in read["loss"]] == pytest.approx([entry["loss"] for entry in log])
+    assert read[f"accuracy/{record['tasks'][0]['name']}"] == [(1, pytest.approx(record["accuracy"][0][0]))]
+    (written,) = run.rglob("hparams.yml")
+    assert f"adapter.rank: {record['settings']['adapter']['rank']}\n" in written.read_text()
+
+
+def test_a_row_is_a_run(tmp_path: Path) -> None:
+    row = {
+        "benchmark": "own", "measure": "accuracy",
+        "method": "ncm/cosine", "backbone": "b", "weights": "random", "seed": 3, "image_size": 28,
+        "rounds": [["a"], ["b"]], "after_each": [{"accuracy": 0.75, "per_class": {"a": 1.0}}, {"accuracy": 0.5}],
+        "accuracy": [[0.75, None], [0.25, 0.5]], "settings": {"training": {"epochs": 2, "head_lr": None}},
+        "last_accuracy": 0.5, "average_incremental_accuracy": None, "forgetting": 0.5, "train_seconds": 1.5,
+        "train_gmacs": 2.5, "peak_memory": 1000, "trainable_parameters": 10,
+    }  # fmt: skip
+    for _ in range(2):  # a row that is there is not written again
+        assert track_rows("tensorboard", [row], tmp_path) == tmp_path / "tensorboard"
+    read = scalars(tmp_path / "tensorboard" / "ncm@cosine-random-seed3")
+    assert read["accuracy"] == [(1, 0.75), (2, 0.5)]
+    assert read["accuracy/round 1"] == [(1, 0.75), (2, 0.25)]
+    assert read["accuracy/round 2"] == [(2, 0.5)]
+    assert read["train_gmacs"] == [(2, 2.5)]
+    assert "average_incremental_accuracy" not in read
+
+
+@pytest.mark.parametrize("command", ["learn", "bench"])
+def test_a_tracker_that_is_not_there(
+    sapwood: Run, tmp_path: Path, read_only_world: World, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    first = read_only_world.first
+    given = ("learn", tmp_path / "model", first, *TINY)
+    if command == "bench":
+        given = ("bench", f"own:{first}:2", "--methods", "ncm", "--out", tmp_path / "model")
+    done = sapwood(*given, "--track", "notebook")
+    assert (done.code, done.err) == (2, "error: --track must be tensorboard, got 'notebook'\n")
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    done = sapwood(*given, "--track", "tensorboard")
+    assert done.code == 2
+    assert (
+        done.err
+        == "error: --track tensorboard: tensorboard is not installed; run: pip install 'sapwood[tensorboard]'\n"
+    )
+    assert not (tmp_path / "model").exists()
