@@ -99,7 +99,7 @@ def epoch_gmacs(stream: Stream, wanted: Run, folder: Path) -> float:
         labels = [picture.label or name for picture in pictures]
         count = len(validation_split(labels, config.validation, wanted.seed)[0])
         few = _some(pictures, labels, min(count, config.batch_size * config.accumulate))
-        learner.learn(few, task=name) if not index else None
+        learner.learn(few, task=name)
         step = learner.record["tasks"][-1]["train_gmacs"] / _steps(len(few), config)
         if not step and index == 0:
             return 0.0  # nor will anything later
