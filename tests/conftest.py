@@ -28,6 +28,22 @@ for _name in ("FORCE_COLOR", "PYTEST_ADDOPTS"):
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Few tests that take long, most of it in processes of their own: begun first, so that no worker ends with one alone.
+_LONG = (
+    "test_readme.py",
+    "test_pool.py",
+    "test_budget.py",
+    "test_resume.py",
+    "test_mask_resume.py",
+    "test_masks.py",
+    "test_process.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the order within a file stays."""
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
