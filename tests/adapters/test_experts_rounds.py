@@ -159,7 +159,7 @@ def test_an_interrupted_round_goes_on(data: list[Path], tmp_path: Path) -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_costs_are_those_of_all_experts_and_of_two_passes(data: list[Path], tmp_path: Path) -> None:
+def test_costs_are_those_of_one_expert_and_of_two_passes(data: list[Path], tmp_path: Path) -> None:
     learner, costs = create(tmp_path / "state").learn(data[0], training=FAST), []
     for folder in data[1:]:
         costs.append(state_cost(tmp_path / "state"))
@@ -167,7 +167,7 @@ def test_costs_are_those_of_all_experts_and_of_two_passes(data: list[Path], tmp_
     costs.append(state_cost(tmp_path / "state"))
     pair = costs[0].fitted["adapter"]
     assert pair == 2 * 2 * (2 * 32 + 32 * 2)  # blocks, sites, A and B
-    assert [cost.fitted["adapter"] for cost in costs] == [pair, 2 * pair, 3 * pair]
+    assert [cost.fitted["adapter"] for cost in costs] == [pair] * 3  # a round fits its own, as every other adapter
     assert costs[1].gmacs == pytest.approx(2 * costs[0].gmacs, rel=0.1)
     assert costs[2].gmacs == pytest.approx(costs[1].gmacs, rel=0.01)  # one more class
     assert costs[0].gmacs_merged is None

@@ -27,7 +27,7 @@ class Cost:
         size: (height, width) in pixels of the picture that the forward is counted for.
         network: parameters that predictions need, without the adapter, by part: ``backbone``, ``decoder``,
             ``classifiers``.
-        fitted: parameters that learning fits, by part; those of a solved head count, and so does its classifier where
+        fitted: parameters that a round fits, by part; those of a solved head count, and so does its classifier where
             that trains the adapter.
         gmacs: multiply-accumulates of one picture's prediction in units of 1e9, the adapter beside the weights.
         gmacs_merged: the same with the adapter in the weights; None where it cannot go there.
