@@ -1,0 +1,95 @@
+"""Runs in this process: what they go on with, what they refuse, and how domains are measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sapwood.bench import Run, runner
+from sapwood.bench.plan import Plan
+from sapwood.bench.summary import summarise
+from sapwood.data.sources import read_data
+from sapwood.data.streams import Round, Stream
+from sapwood.errors import ConfigError, DataError
+
+from .helpers import row
+
+CLASSES = ["ant", "bee"]
+NCM = Run("ncm", "random:dinov2-tiny", 0, 28)
+VARYING = ("train_seconds", "milliseconds_per_image", "peak_memory")
+
+
+@pytest.fixture
+def domains(picture_folder: Callable[..., Path]) -> Stream:
+    """The same classes twice, with test pictures of each round."""
+    parts = [
+        Round(name, *(read_data(picture_folder(CLASSES, 6, name=f"{name}-{part}", seed=seed)) for part in ("a", "b")))
+        for seed, name in enumerate(("day", "dusk"))
+    ]
+    return Stream("weather", tuple(parts), tuple(CLASSES), None, domains=True)
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one[key] == other[key] for key in one if key not in VARYING)
+
+
+@pytest.mark.parametrize("method", ["ncm", "joint"])
+def test_domains_are_measured_one_by_one(method: str, domains: Stream, tmp_path: Path) -> None:
+    found = runner.run(domains, Run(method, NCM.backbone, 0, 28), tmp_path / "row.json")
+    (first, nothing), (again, second) = found["accuracy"]
+    assert nothing is None
+    assert first is not None
+    total = found["after_each"][1]["accuracy"]
+    assert (again + second) / 2 == pytest.approx(total)  # equally many test pictures
+
+
+def test_killed_between_a_round_and_its_measure(
+    domains: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = runner.run(domains, NCM, tmp_path / "whole.json")
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(runner, "_domain_cells", die)
+        runner.run(domains, NCM, tmp_path / "broken.json")
+    assert same(whole, runner.run(domains, NCM, tmp_path / "broken.json"))
+
+
+def test_work_of_another_run_is_begun_anew(domains: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = Run("ncm", NCM.backbone, 7, 28, head="cosine", settings={"training": {"epochs": 1}})
+    whole = runner.run(domains, wanted, tmp_path / "whole.json")
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(runner, "outcomes", die)
+        runner.run(domains, NCM, tmp_path / "row.json")
+    assert (tmp_path / "row.work").exists()
+    found = runner.run(domains, wanted, tmp_path / "row.json")
+    assert same(whole, found)
+    assert found["parts"]["head"] == "cosine"
+    assert not (tmp_path / "row.work").exists()
+    with pytest.raises(ConfigError, match=r"row\.json is the row of another run; remove it"):
+        runner.run(domains, NCM, tmp_path / "row.json")
+
+
+def test_rows_of_different_pictures_do_not_stand_in_one_table() -> None:
+    rows = [row("seq-lora"), row("ncm", data_sha256="other")]
+    with pytest.raises(DataError, match=r"rows of seed 0 were learned from different pictures \(ncm is one of them\)"):
+        summarise(rows)
+
+
+def test_settings_for_others_do_not_touch_controls() -> None:
+    settings = {"adapter": {"rank": 8}, "training": {"epochs": 2}}
+    plan = Plan("split-animals-5x2", ("c-lora",), seeds=1, image_size=160, settings=settings)
+    made = {name: one.run for name, one in plan.rows().items()}
+    assert made["ncm-pretrained-seed0"].settings == {"adapter": {}, "training": {"epochs": 2}}
+    assert json.loads(json.dumps(made["c-lora-random-seed0"].settings)) == settings | {"adapter": {"rank": 8}}
+    assert made["c-lora-random-seed0"].image_size == 154  # a multiple of its patch
