@@ -247,9 +247,9 @@ def test_rounds_are_stored_one_by_one_and_put_together_again() -> None:
         opened.rounds
         == adapter.rounds
         == [
-            {"round": 0, "classes": [0, 1]},
-            {"round": 1, "classes": [2]},
-            {"round": 2, "classes": [1, 3]},
+            {"classes": [0, 1]},
+            {"classes": [2]},
+            {"classes": [1, 3]},
         ]
     )
     one, two = adapter.state_dict(), opened.state_dict()

@@ -55,9 +55,10 @@ def test_killed_between_a_round_and_its_measure(
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(runner, "_domain_cells", die)
-        runner.run(domains, NCM, tmp_path / "broken.json")
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(domains, NCM, tmp_path / "broken.json")
     assert same(whole, runner.run(domains, NCM, tmp_path / "broken.json"))
 
 
@@ -68,9 +69,10 @@ def test_work_of_another_run_is_begun_anew(domains: Stream, tmp_path: Path, monk
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(runner, "outcomes", die)
-        runner.run(domains, NCM, tmp_path / "row.json")
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(domains, NCM, tmp_path / "row.json")
     assert (tmp_path / "row.work").exists()
     found = runner.run(domains, wanted, tmp_path / "row.json")
     assert same(whole, found)

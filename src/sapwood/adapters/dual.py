@@ -166,7 +166,7 @@ class Dual(Adapter):
                 if self._has_residual:
                     tensors[f"residual_down.{key}"] = self.residual_down[key].cpu().clone()
                     tensors[f"residual_up.{key}"] = self.residual_up[key].cpu().clone()
-        self._append((tensors, {"round": task.index, "classes": list(task.annotated)}))
+        self._append((tensors, {"classes": list(task.annotated)}))
         self.learning = False
 
     def _energy(self, task: Task) -> float:

@@ -107,7 +107,7 @@ class Experts(Adapter):
         """Remember the round's pictures by their centres."""
         self.learning = False
         seen = [self._features(pixels, statistics.network).cpu() for pixels in statistics.pixels()]
-        self._remember(cluster(torch.cat(seen), self.config.clusters), task.index, task.annotated)
+        self._remember(cluster(torch.cat(seen), self.config.clusters), task.annotated)
 
     def plan(self, images: Tensor, network: Any) -> Context:
         """Choose the expert of each picture: ``values["expert"]`` [B]."""
@@ -172,7 +172,7 @@ class Experts(Adapter):
                 for part, factors in (("down", self.down), ("up", self.up)):
                     for key, factor in factors.items():
                         factor.copy_(tensors[f"{part}.{key}"])
-            self._remember(tensors["centres"], facts["round"], facts["classes"])
+            self._remember(tensors["centres"], facts["classes"])
 
     def _stack(self) -> None:
         """Put the newest expert, if it has learned, with the older ones."""
@@ -184,11 +184,11 @@ class Experts(Adapter):
                 # Frozen parameters: unlike buffers, a checkpoint of a round leaves them out.
                 past[key] = nn.Parameter(torch.cat([*older, factor.data[None]]), requires_grad=False)
 
-    def _remember(self, centres: Tensor, index: int, classes: Iterable[int]) -> None:
+    def _remember(self, centres: Tensor, classes: Iterable[int]) -> None:
         owners = torch.full((len(centres),), len(self.rounds))
         self.centres = torch.cat([self.centres, centres.to(self.centres)])
         self.owners = torch.cat([self.owners, owners.to(self.owners)])
-        self.rounds.append({"round": index, "classes": list(classes)})
+        self.rounds.append({"classes": list(classes)})
 
     @torch.no_grad()
     def _features(self, images: Tensor, network: Any) -> Tensor:

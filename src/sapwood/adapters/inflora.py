@@ -125,7 +125,7 @@ class InfLora(Adapter):
             )
             tensors[_directions(key)] = directions.float()
         self._fold(tensors)
-        self.last = tensors, {"round": task.index}
+        self.last = tensors, {}
         self._silence()
         self.learning = False
 
