@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from sapwood.data.mask_benchmarks import MASK_BENCHMARKS, DomainBenchmark, MaskBenchmark, own_masks
+from sapwood.data.mask_benchmarks import MASK_BENCHMARKS, MaskBenchmark, own_masks
+from sapwood.data.mask_domains import MASK_DOMAINS, DomainBenchmark
 from sapwood.data.masks import is_mask_data
 from sapwood.data.picture_benchmarks import PICTURE_BENCHMARKS, Benchmark, PictureDomains, own_pictures
 from sapwood.data.streams import Round, Stream
@@ -20,7 +21,7 @@ OWN = "own:FOLDER:TASKS"
 """How a folder of one's own is named, of pictures by class or with masks."""
 
 BENCHMARKS: Registry[AnyBenchmark] = Registry("benchmark", "benchmarks")
-for _entry in (*PICTURE_BENCHMARKS, *MASK_BENCHMARKS):
+for _entry in (*PICTURE_BENCHMARKS, *MASK_BENCHMARKS, *MASK_DOMAINS):
     BENCHMARKS.add(_entry.name, _entry)
 
 

@@ -1,4 +1,4 @@
-"""Segmentation benchmarks: pictures with masks, split into tasks by class or by weather."""
+"""Segmentation benchmarks: pictures with masks, split into tasks by class."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import ClassVar, Literal
 from sapwood.data import mask_layouts as layouts
 from sapwood.data.label_sets import label_sets
 from sapwood.data.legend import BACKGROUND
+from sapwood.data.mask_domains import LARGE_THINGS
 from sapwood.data.mask_layouts import Parts
 from sapwood.data.masks import MaskedPictures, read_mask_split, read_masks
-from sapwood.data.protocols import PROTOCOLS, ProtocolName, annotated, read_partition, select, steps_of
+from sapwood.data.protocols import ProtocolName, annotated, check_request, read_partition, select, steps_of
 from sapwood.data.sources import has_splits
 from sapwood.data.splits import class_order, task_sizes
 from sapwood.data.streams import MaskStream, Round, round_name
@@ -83,7 +84,7 @@ class MaskBenchmark:
         if tasks is not None:
             other = self.split_into(tasks)
             return other(data, order_seed=order_seed, keep=keep, protocol=protocol, every=every, partition=partition)
-        _check(self.name, len(self.sizes), keep, protocol, every)
+        check_request(self.name, len(self.sizes), keep, protocol, every)
         steps = steps_of(self.sizes)
         order = class_order(len(self.classes), order_seed)
         groups = [[self.classes[index] for index in sorted(order[one - 1] for one in step)] for step in steps]
@@ -113,42 +114,6 @@ class MaskBenchmark:
             rounds.append(Round(name, part, measured))
         kept = tuple(name for group in groups[:keep] for name in group)
         return MaskStream(self.name, tuple(rounds), kept, order_seed, legend, self.background)
-
-
-@dataclass(frozen=True)
-class DomainBenchmark:
-    """Cityscapes first, if it lies beside ACDC, then ACDC's weathers; every task labels the same 19 classes.
-
-    Each task has test pictures of its own. As nothing is of the future, the protocols do not differ.
-    """
-
-    kind: ClassVar[str] = "segmentation"
-
-    name: str
-    description: str
-    where: str
-
-    def __call__(
-        self,
-        data: Path | None = None,
-        *,
-        order_seed: int | None = None,
-        tasks: int | None = None,
-        keep: int | None = None,
-        protocol: ProtocolName = "overlapped",
-        every: int = 1,
-    ) -> MaskStream:
-        """The stream; arguments as for ``MaskBenchmark``, ``order_seed`` being of the order of the weathers."""
-        check((tasks is None, f"{self.name}: its tasks are weathers, which tasks={tasks} cannot split; take keep"))
-        weathers = layouts.acdc(data, self.name)
-        order = class_order(len(weathers), order_seed)
-        parts = {name: weathers[name] for name in (list(weathers)[index] for index in order)}
-        if layouts.has_cityscapes(data):
-            parts = {"cityscapes": layouts.cityscapes(data, self.name), **parts}
-        _check(self.name, len(parts), keep, protocol, every)
-        rounds = tuple(Round(name, part.train[::every], part.test) for name, part in parts.items())[:keep]
-        legend = weathers["fog"].train.legend
-        return MaskStream(self.name, rounds, legend.classes, order_seed, legend, "exclude", domains=True)
 
 
 def split_masks(
@@ -211,14 +176,6 @@ def _test_part(data: str | Path | MaskedPictures, test: str | Path | MaskedPictu
     return read_mask_split(data, "test")
 
 
-def _check(name: str, most: int, keep: int | None, protocol: str, every: int) -> None:
-    check(
-        (keep is None or 1 <= keep <= most, f"{name} has {most} tasks, got keep={keep}"),
-        (protocol in PROTOCOLS, f"no protocol {protocol!r}; known: {', '.join(PROTOCOLS)}"),
-        (every >= 1, f"every must be >= 1, got {every}"),
-    )
-
-
 def _entries(
     data_set: str,
     splits: Sequence[str],
@@ -236,10 +193,8 @@ def _entries(
         yield MaskBenchmark(f"{data_set}-{split}", data_set, description, where, classes, sizes, load, background)
 
 
-# What 16 x 12 patches can show of CamVid, the classes of the first task first; the rest is background throughout.
-_LARGE = ("Sky", "Building", "Road", "Fence", "Pavement", "Tree", "Car")
 _ROOT = "in DATA; --data or SAPWOOD_DATA"
-MASK_BENCHMARKS: tuple[MaskBenchmark | DomainBenchmark, ...] = (
+MASK_BENCHMARKS: tuple[MaskBenchmark, ...] = (
     *_entries(
         "voc",
         ("19-1", "15-5", "15-1", "10-1", "5-3"),
@@ -267,17 +222,12 @@ MASK_BENCHMARKS: tuple[MaskBenchmark | DomainBenchmark, ...] = (
         layouts.cityscapes,
         "exclude",
     ),
-    DomainBenchmark(
-        "acdc",
-        "ACDC, the 19 classes of Cityscapes in fog, at night, in rain and in snow; after Cityscapes if that lies there",
-        f"{layouts.ACDC_FILES} {_ROOT}",
-    ),
     *_entries(
         "camvid",
         ("4-3", "4-1"),
         "CamVid, large things only, the rest background",
         f"{layouts.CAMVID_FILES} {_ROOT}",
-        _LARGE,
+        LARGE_THINGS,
         layouts.camvid,
         "include",
     ),

@@ -137,3 +137,16 @@ def _check(steps: Sequence[Collection[int]], protocol: str) -> None:
         (_NO_CLASS.isdisjoint(flat), "0 is background and 255 is ignored: neither is a class of a step"),
         (len(set(flat)) == len(flat), "a class belongs to one step only"),
     )
+
+
+def check_request(name: str, most: int, keep: int | None, protocol: str, every: int) -> None:
+    """Refuse what a benchmark of ``most`` tasks cannot do.
+
+    Raises:
+        ConfigError: ``keep`` is not among 1..most, no such protocol, ``every`` below 1.
+    """
+    check(
+        (keep is None or 1 <= keep <= most, f"{name} has {most} tasks, got keep={keep}"),
+        (protocol in PROTOCOLS, f"no protocol {protocol!r}; known: {', '.join(PROTOCOLS)}"),
+        (every >= 1, f"every must be >= 1, got {every}"),
+    )
