@@ -40,23 +40,51 @@ def test_a_round_is_a_run(sapwood: Run, tmp_path: Path, read_only_world: World) 
     assert f"adapter.rank: {record['settings']['adapter']['rank']}\n" in written.read_text()
 
 
+ROW = {
+    "benchmark": "own", "measure": "accuracy",
+    "method": "ncm/cosine", "backbone": "b", "weights": "random", "seed": 3, "image_size": 28,
+    "rounds": [["a"], ["b"]], "after_each": [{"accuracy": 0.75, "per_class": {"a": 1.0}}, {"accuracy": 0.5}],
+    "accuracy": [[0.75, None], [0.25, 0.5]], "settings": {"training": {"epochs": 2, "head_lr": None}},
+    "last_accuracy": 0.5, "average_incremental_accuracy": None, "forgetting": 0.5, "train_seconds": 1.5,
+    "train_gmacs": 2.5, "peak_memory": 1000, "trainable_parameters": 10,
+}  # fmt: skip
+
+
 def test_a_row_is_a_run(tmp_path: Path) -> None:
-    row = {
-        "benchmark": "own", "measure": "accuracy",
-        "method": "ncm/cosine", "backbone": "b", "weights": "random", "seed": 3, "image_size": 28,
-        "rounds": [["a"], ["b"]], "after_each": [{"accuracy": 0.75, "per_class": {"a": 1.0}}, {"accuracy": 0.5}],
-        "accuracy": [[0.75, None], [0.25, 0.5]], "settings": {"training": {"epochs": 2, "head_lr": None}},
-        "last_accuracy": 0.5, "average_incremental_accuracy": None, "forgetting": 0.5, "train_seconds": 1.5,
-        "train_gmacs": 2.5, "peak_memory": 1000, "trainable_parameters": 10,
-    }  # fmt: skip
     for _ in range(2):  # a row that is there is not written again
-        assert track_rows("tensorboard", [row], tmp_path) == tmp_path / "tensorboard"
+        assert track_rows("tensorboard", [ROW], tmp_path) == tmp_path / "tensorboard"
     read = scalars(tmp_path / "tensorboard" / "ncm@cosine-random-seed3")
     assert read["accuracy"] == [(1, 0.75), (2, 0.5)]
     assert read["accuracy/round 1"] == [(1, 0.75), (2, 0.25)]
     assert read["accuracy/round 2"] == [(2, 0.5)]
     assert read["train_gmacs"] == [(2, 2.5)]
     assert "average_incremental_accuracy" not in read
+
+
+def test_mlflow_holds_what_a_row_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written to the file of a database, and read back by MLflow's own client."""
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    row = {**ROW, "rounds": [["Sky", "Road"], ["b"]], "measure": "IoU"}
+    for _ in range(2):  # a row that is there is not written again
+        folder = track_rows("mlflow", [row], tmp_path)
+    assert (folder / "mlflow.db").is_file()
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string=f"name = '{tmp_path.name}'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "ncm/cosine-random-seed3".replace("/", "@")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.epochs"] == "2"
+    assert run.data.metrics["last_accuracy"] == 0.5
+    cells = client.get_metric_history(run.info.run_id, "IoU/round 1")
+    assert [(cell.step, cell.value) for cell in cells] == [(1, 0.75), (2, 0.25)]
+
+
+def test_mlflow_writes_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store := f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    tracking._choose_store(tmp_path / "runs")
+    assert mlflow.get_tracking_uri() == store
 
 
 @pytest.mark.parametrize("command", ["learn", "bench"])
@@ -68,7 +96,7 @@ def test_a_tracker_that_is_not_there(
     if command == "bench":
         given = ("bench", f"own:{first}:2", "--methods", "ncm", "--out", tmp_path / "model")
     done = sapwood(*given, "--track", "notebook")
-    assert (done.code, done.err) == (2, "error: --track must be tensorboard, got 'notebook'\n")
+    assert (done.code, done.err) == (2, "error: --track must be tensorboard or mlflow or wandb, got 'notebook'\n")
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     done = sapwood(*given, "--track", "tensorboard")
     assert done.code == 2

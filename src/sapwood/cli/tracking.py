@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +17,8 @@ from sapwood.errors import ConfigError
 if TYPE_CHECKING:
     from sapwood.state import State
 
-TRACKERS = ("tensorboard",)
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+_STORE = "mlflow.db"
 Track = Annotated[
     str | None, typer.Option(metavar="|".join(TRACKERS), help="Write settings, losses and measures for this tracker.")
 ]
@@ -50,7 +53,8 @@ def track_round(name: str, state: State) -> Path:
     measure = "IoU" if record["kind"] == "segmentation" else "accuracy"
     cells = [(count, _cells(measure, [task["name"] for task in record["tasks"]], record["accuracy"][-1]))]
     facts = {key: record[key] for key in ("method", "seed", "image_size")} | {"backbone": record["backbone"]["name"]}
-    _write(name, folder, Path(task["folder"]).name, {**facts, **record["settings"]}, [*epochs, *last, *cells])
+    run = Path(task["folder"]).name
+    _write(name, folder, state.path.name, run, {**facts, **record["settings"]}, [*epochs, *last, *cells])
     return folder
 
 
@@ -71,7 +75,8 @@ def track_rows(name: str, rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
         whole = {key: row[key] for key in ("last_accuracy", "average_incremental_accuracy", "forgetting")}
         costs = {key: row[key] for key in ("train_seconds", "train_gmacs", "peak_memory", "trainable_parameters")}
         facts = {key: row[key] for key in ("benchmark", "method", "backbone", "seed", "image_size")}
-        _write(name, folder, run, {**facts, **row["settings"]}, [*steps, (len(names), {**whole, **costs})])
+        measured = [*steps, (len(names), {**whole, **costs})]
+        _write(name, folder, out.resolve().name, run, {**facts, **row["settings"]}, measured)
     return folder
 
 
@@ -79,20 +84,56 @@ def _cells(measure: str, names: Sequence[str], cells: Sequence[float | None]) ->
     return {f"{measure}/{name}": cell for name, cell in zip(names, cells, strict=False)}
 
 
-def _write(name: str, folder: Path, run: str, settings: Mapping[str, Any], steps: Steps) -> None:
+def _write(name: str, folder: Path, project: str, run: str, settings: Mapping[str, Any], steps: Steps) -> None:
     """One run, by accelerate's tracker of that name; what was not measured is left out."""
     from accelerate import Accelerator
 
-    if (folder / run).exists():  # it is as it was
+    if name == "mlflow":
+        _choose_store(folder)
+    if _written(name, folder, project, run):  # it is as it was
         return
     folder.mkdir(parents=True, exist_ok=True)
+    options: dict[str, dict[str, Any]] = {
+        "mlflow": {"run_name": run, "logging_dir": str(folder / "artifacts")},
+        "wandb": {"name": run, "dir": str(folder), "settings": {"silent": True}},
+    }
     accelerator = Accelerator(mixed_precision="no", device_placement=False, log_with=name, project_dir=folder)
-    accelerator.init_trackers(run, _flat(settings))
+    # TensorBoard takes a project for a folder of its own; the others sort runs of their own names into one project.
+    accelerator.init_trackers(run if name == "tensorboard" else project, _flat(settings), options)
     for step, values in steps:
-        numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+        numbers = {_plain(key): value for key, value in values.items() if isinstance(value, int | float)}
         if numbers:
             accelerator.log(numbers, step=step)
     accelerator.end_training()
+    if name == "wandb":
+        (folder / f"{run}.written").touch()
+
+
+def _choose_store(folder: Path) -> None:
+    """MLflow writes where the person's own variable says, else into a file of the folder."""
+    import mlflow
+
+    folder.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / _STORE).resolve()}")
+
+
+def _written(name: str, folder: Path, project: str, run: str) -> bool:
+    if name == "mlflow":
+        import mlflow
+
+        found = mlflow.search_experiments(filter_string=f"name = '{project}'")
+        named = f"tags.mlflow.runName = '{run}'"
+        return bool(found and mlflow.search_runs([found[0].experiment_id], named, output_format="list"))
+    return (folder / (run if name == "tensorboard" else f"{run}.written")).exists()
+
+
+def _plain(key: str) -> str:
+    """A measure's name without what MLflow refuses in one.
+
+    >>> _plain("IoU/Sky+Road")
+    'IoU/Sky_Road'
+    """
+    return re.sub(r"[^/\w.\- :]", "_", key)
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,10 +100,17 @@ class TrainingFolder:
                 return parse_tensors(data, path), meta
         return None
 
-    def clear(self) -> None:
-        """Remove plan and checkpoints (the plan first: a checkpoint without a plan is nothing)."""
+    def clear(self) -> dict[str, Any] | None:
+        """Remove plan and checkpoints (the plan first: a checkpoint without a plan is nothing).
+
+        Returns:
+            The plan; None if there was none, or none that could be read.
+        """
+        plan = None
         if not self.path.is_dir():
-            return
+            return plan
+        with suppress(StateError):
+            plan = self.plan()
         with writing(self.path):
             (self.path / _PLAN).unlink(missing_ok=True)
             sync_folder(self.path)
@@ -112,6 +119,7 @@ class TrainingFolder:
         self._discard_aside()
         with suppress(OSError):
             self.path.rmdir()
+        return plan
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
         """Finished checkpoints, oldest first."""
