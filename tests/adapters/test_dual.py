@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sapwood.adapted import AdaptedLinear
 from sapwood.adapters.base import Context
 from sapwood.adapters.dual import Dual
 from sapwood.adapters.dual_config import DualConfig
@@ -21,7 +22,7 @@ from sapwood.backbones.base import Site
 from sapwood.collector import Collector
 from sapwood.errors import ConfigError, NotMergeable
 from sapwood.heads import HEADS
-from sapwood.network import AdaptedLinear, Network
+from sapwood.network import Network
 from sapwood.task import Task
 
 TINY, SIZE = "random:dinov2-tiny", 28

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sapwood.adapted import AdaptedLinear, Slot
 from sapwood.adapters.base import Context, choose_sites
 from sapwood.adapters.lora import Lora, LoraConfig
 from sapwood.backbones import create_backbone
 from sapwood.backbones.base import Backbone, Site, fingerprint
 from sapwood.errors import ConfigError
 from sapwood.heads import HEADS
-from sapwood.network import AdaptedLinear, Network, Slot
+from sapwood.network import Network
 from sapwood.task import Task
 
 TINY, SIZE = "random:dinov2-tiny", 28

@@ -142,6 +142,8 @@ def test_a_plan_is_the_backbone_without_its_weights(family: str, tmp_path: Path)
         ("mit-b3", 44.07),
         ("mit-b4", 60.84),
         ("mit-b5", 81.44),
+        ("resnet-50", 23.51),  # He et al. 2016: 25.56 M and 44.55 M with the 1000 classes' 2.05 M
+        ("resnet-101", 42.50),
         ("sam-vit-base", 89.67),  # Kirillov et al. 2023: 91 M, 308 M and 636 M with prompts and decoder
         ("sam-vit-large", 308.28),
         ("sam-vit-huge", 637.03),

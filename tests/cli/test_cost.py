@@ -30,6 +30,9 @@ def test_the_sums_for_people(sapwood: Run) -> None:
     assert " 1,667  " in row["trainable"]
     assert "at 50 %" in row["NetScore"]
     assert "NetScore" not in sapwood("cost", *TINY).out
+    plain, bare = (sapwood("cost", *TINY, "--decoder", each, "--json").json for each in ("conv1x1", "none"))
+    assert plain == sapwood("cost", *TINY, "--json").json
+    assert plain["parameters"] - bare["parameters"] == 32 * (32 + 1)
     assert sapwood("cost", *TINY, "--json").json["netscore"] is None
 
 
@@ -48,7 +51,7 @@ def test_of_a_state(sapwood: Run, world: World) -> None:
     [
         ((), "name a state folder or --backbone, one of them"),
         (("state", "--backbone", "vit-base"), "name a state folder or --backbone, one of them"),
-        (("state", "--rank", "3", "--classes", "2"), "has its own size, rank and classes; leave --rank, --classes out"),
+        (("state", "--rank", "3", "--classes", "2"), "has its own size, rank, classes and decoder; leave --rank, --cl"),
         (("--backbone", "vit-base", "--accuracy", "101"), "--accuracy is in per cent, 0..100, got 101"),
         (("--backbone", "vit-base", "--image-size", "12by5"), "--image-size '12by5'"),
         (("--backbone", "vit-base", "--image-size", "225"), "multiple of vit-base's patch of 16 px, got 225; try 224"),
@@ -56,6 +59,10 @@ def test_of_a_state(sapwood: Run, world: World) -> None:
         (("--backbone", "vit-bas"), "Did you mean 'vit-base'"),
         (("--backbone", "random:vit-tiny", "--rank", "0"), "adapter.rank must be >= 1"),
         (("--backbone", "random:vit-tiny", "--classes", "0"), "classes must be >= 1"),
+        (
+            ("--backbone", "random:vit-tiny", "--decoder", "conv5x5"),
+            "head.decoder must be one of none, conv1x1, conv3x3",
+        ),
         (("no-such-state",), "no-such-state"),
     ],
 )

@@ -159,6 +159,20 @@ def test_other_families(name: str) -> None:
     )
 
 
+def test_convolutions() -> None:
+    """Of every 3x3: 9 r products a channel and cell of its output into the rank, then r a channel out of it."""
+    cost = clora_cost("random:resnet-tiny", (64, 96), rank=2, classes=3, decoder="none")
+    sites = [site for site in plan_backbone("random:resnet-tiny").sites if site.part == "conv2"]
+    assert len(sites) == 6
+    assert cost.fitted["adapter"] == sum(2 * (9 * site.inputs + site.outputs) for site in sites)
+    assert cost.network["decoder"] == 0
+    cells = {stage: 64 * 96 // stride**2 for stage, stride in enumerate((4, 8, 16, 16))}
+    assert cost.gmacs_merged is not None
+    assert round((cost.gmacs - cost.gmacs_merged) * 1e9) == sum(
+        2 * (9 * site.inputs + site.outputs) * cells[int(site.name.split(".")[1])] for site in sites
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "says"), [({"rank": 0}, "adapter.rank must be >= 1, got 0"), ({"classes": 0}, "classes must be >= 1")]
 )

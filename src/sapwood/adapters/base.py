@@ -25,6 +25,9 @@ class Context:
     values: dict[str, Tensor] = field(default_factory=dict)
 
 
+SITE_KINDS = frozenset({"linear", "conv"})
+_ATTENTION = frozenset({"q", "k", "v", "o"})
+
 TokenChoice = Literal["all", "class", "mean"]
 """Which tokens of a layer's input are looked at: all, the class token, or the mean of the patch tokens."""
 
@@ -61,6 +64,7 @@ class Adapter(nn.Module, ABC):
         calibrates: it changes logits, so that they cannot be computed from features alone.
         keeps_features: those of earlier rounds' pictures stay as they are.
         trains_backbone: the backbone's own weights train.
+        site_kinds: which kinds of sites it serves, of ``SITE_KINDS``.
         history: the files of which rounds restore it.
     """
 
@@ -71,10 +75,17 @@ class Adapter(nn.Module, ABC):
     calibrates: ClassVar[bool] = False
     keeps_features: ClassVar[bool] = False
     trains_backbone: ClassVar[bool] = False
+    site_kinds: ClassVar[frozenset[str]] = frozenset({"linear"})
     history: ClassVar[Literal["last", "all"]] = "last"
 
     def __init__(self, config: Any, sites: Sequence[Site], info: BackboneInfo) -> None:
         super().__init__()
+        beyond = sorted({site.part for site in sites if site.kind not in self.site_kinds})
+        if beyond:
+            raise ConfigError(
+                f"{type(self).__name__} is made for linear layers, whose input is one vector a token, and "
+                f"{', '.join(beyond)} of {info.name} are convolutions; take the adapter lora, full or none"
+            )
         self.config = config
         self.sites = tuple(sites)
         self.info = info
@@ -85,16 +96,19 @@ class Adapter(nn.Module, ABC):
         return True
 
     def folded(self, site: Site) -> Tensor | None:
-        """The finished past as a change of the weight [out, in]; the network adds it once, so it costs nothing."""
+        """The finished past as a change of the weight, in its shape; the network adds it once, so it costs nothing."""
         return None
 
     @abstractmethod
     def forward(self, site: Site, x: Tensor, context: Context) -> Tensor | None:
-        """What the live part adds to the site's output [..., out], for its input x [..., in]; None for nothing."""
+        """What the live part adds to the site's output [..., out], for its input x [..., in]; None for nothing.
+
+        Of a convolution input and output are maps [B, in, h, w] and [B, out, h', w'].
+        """
 
     @abstractmethod
     def dense(self, site: Site) -> Tensor | None:
-        """The whole change of the site's weight [out, in], past and live; None where there is none.
+        """The whole change of the site's weight, in its shape, past and live; None where there is none.
 
         Raises:
             NotMergeable: the change depends on the input.
@@ -162,10 +176,15 @@ def summary_token(x: Tensor, tokens: TokenChoice, prefix: int) -> Tensor:
 def choose_sites(sites: Sequence[Site], targets: Sequence[str], blocks: str) -> tuple[Site, ...]:
     """The sites whose part is among ``targets``, in the blocks that ``blocks`` names.
 
+    A convolutional network has no attention: there q, k, v and o, the defaults of all adapters, stand for its
+    convolutions wider than 1x1 (``conv2`` of a ResNet's bottleneck).
+
     ``blocks`` is ``all``, or a comma-separated list of indices and ranges, negative counted from the end:
     ``0,1``, ``6:12``, ``-4:``.
     """
     parts = sorted({site.part for site in sites})
+    if targets and _ATTENTION.issuperset(targets) and _ATTENTION.isdisjoint(parts):
+        targets = sorted({site.part for site in sites if site.kernel and max(site.kernel.size) > 1}) or targets
     unknown = [target for target in targets if target not in parts]
     if unknown or not targets:
         raise ConfigError(

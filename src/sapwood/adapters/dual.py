@@ -57,12 +57,12 @@ class Dual(Adapter):
     members: Tensor
 
     def __init__(self, config: DualConfig, sites: Sequence[Site], info: BackboneInfo) -> None:
+        super().__init__(config, choose_sites(sites, config.targets, config.blocks), info)
         if config.token == "class" and info.prefix_tokens == 0:
             raise ConfigError(
                 f"adapter.token=class: {info.name} has no class token; use the mean of the patches, "
                 "--set adapter.token=mean"
             )
-        super().__init__(config, choose_sites(sites, config.targets, config.blocks), info)
         self.gated = config.residual and config.gates
         # What no picture can change is one weight.
         self.mergeable = not self.gated and config.calibration == 0  # type: ignore[misc]

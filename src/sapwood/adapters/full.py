@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sapwood.adapters.base import Adapter, Context
+from sapwood.adapters.base import SITE_KINDS, Adapter, Context
 from sapwood.backbones.base import BackboneInfo, Site
 
 
@@ -23,6 +23,7 @@ class FullFinetuning(Adapter):
     summary = "all backbone weights train; each round stores the whole backbone"
     growth = "nothing in memory; a whole backbone on disk per version"
     trains_backbone = True
+    site_kinds = SITE_KINDS
 
     def __init__(self, config: FullConfig, sites: Sequence[Site], info: BackboneInfo) -> None:
         super().__init__(config, (), info)

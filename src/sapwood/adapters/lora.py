@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sapwood.adapters.base import Adapter, Context, Statistics, choose_sites, site_key
+from sapwood.adapters.base import SITE_KINDS, Adapter, Context, Statistics, choose_sites, site_key
 from sapwood.backbones.base import BackboneInfo, Site
-from sapwood.functional.low_rank import compose, lora_delta
+from sapwood.functional.low_rank import compose, conv_lora_delta, lora_delta
 from sapwood.settings import check
 from sapwood.task import Snapshot, Task
 
@@ -24,7 +24,8 @@ class LoraConfig:
     Attributes:
         rank: r, inner width of the factors.
         alpha: the change is scaled by alpha / rank.
-        targets: projections that are adapted: q, k, v, o, fc1, fc2.
+        targets: layers that are adapted: q, k, v, o, fc1, fc2; of a ResNet conv1, conv2, conv3, and q, k, v, o stand
+            there for all convolutions wider than 1x1.
         blocks: ``all``, indices or ranges: ``0,1``, ``-4:``.
         reinit: every round has factors of its own, folded into the weights after it; else one pair goes on learning.
     """
@@ -45,6 +46,9 @@ class LoraConfig:
 class Lora(Adapter):
     """W = W0 + (alpha / r) B A, with A [r, in] Kaiming-uniform(sqrt 5) and B [out, r] zero at the start.
 
+    Of a convolution, A is one to r channels with the layer's kernel, stride, padding and dilation, [r, in, kh, kw],
+    and B a 1x1, [out, r, 1, 1], as in PEFT.
+
     The same A and B go on learning in every round (sequential LoRA; CLoRA of segmentation). Memory, step and
     inference do not depend on the number of rounds. With ``reinit`` each round draws its own and folds them into the
     weights: training and inference stay as they are, a state folder keeps one pair a round.
@@ -53,13 +57,18 @@ class Lora(Adapter):
     Config = LoraConfig
     summary = "one low-rank pair per site, reused by every round"
     growth = "nothing"
+    site_kinds = SITE_KINDS
 
     def __init__(self, config: LoraConfig, sites: Sequence[Site], info: BackboneInfo) -> None:
         super().__init__(config, choose_sites(sites, config.targets, config.blocks), info)
         self.scale = config.alpha / config.rank
         self.past: list[dict[str, Tensor]] = []
-        self.down = nn.ParameterDict({site_key(site): torch.zeros(config.rank, site.inputs) for site in self.sites})
-        self.up = nn.ParameterDict({site_key(site): torch.zeros(site.outputs, config.rank) for site in self.sites})
+        self.down = nn.ParameterDict()
+        self.up = nn.ParameterDict()
+        for site in self.sites:
+            size, points = (site.kernel.size, (1, 1)) if site.kernel else ((), ())
+            self.down[site_key(site)] = torch.zeros(config.rank, site.inputs, *size)
+            self.up[site_key(site)] = torch.zeros(site.outputs, config.rank, *points)
 
     @property
     def history(self) -> Literal["last", "all"]:  # type: ignore[override]
@@ -73,16 +82,21 @@ class Lora(Adapter):
         generator = task.generator("adapter")
         with torch.no_grad():
             for site in self.sites:
-                bound = 1 / math.sqrt(site.inputs)
+                down = self.down[site_key(site)]
+                bound = 1 / math.sqrt(down[0].numel())
                 # Drawn on the CPU, so that the same seed gives the same factors on every device.
-                drawn = torch.empty(self.config.rank, site.inputs).uniform_(-bound, bound, generator=generator)
-                self.down[site_key(site)].copy_(drawn)
+                down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=generator))
                 self.up[site_key(site)].zero_()
 
     def forward(self, site: Site, x: Tensor, context: Context) -> Tensor:
-        """scale * (x Aᵀ) Bᵀ, for x [..., in]."""
-        down, up = self.down[site_key(site)], self.up[site_key(site)]
-        return lora_delta(x, down.to(x.dtype), up.to(x.dtype), self.scale)
+        """scale * (x Aᵀ) Bᵀ, for x [..., in]; of a convolution for x [B, in, h, w]."""
+        down, up = (factors[site_key(site)].to(x.dtype) for factors in (self.down, self.up))
+        kernel = site.kernel
+        if kernel is None:
+            return lora_delta(x, down, up, self.scale)
+        return conv_lora_delta(
+            x, down, up, self.scale, stride=kernel.stride, padding=kernel.padding, dilation=kernel.dilation
+        )
 
     def after_task(self, task: Task, statistics: Statistics) -> None:
         """With ``reinit``: keep the round's factors as past, and make the live part nothing."""

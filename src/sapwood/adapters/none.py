@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sapwood.adapters.base import Adapter, Context
+from sapwood.adapters.base import SITE_KINDS, Adapter, Context
 from sapwood.backbones.base import BackboneInfo, Site
 
 
@@ -22,6 +22,7 @@ class NoAdapter(Adapter):
     Config = NoneConfig
     summary = "the backbone stays frozen"
     growth = "nothing"
+    site_kinds = SITE_KINDS
 
     def __init__(self, config: NoneConfig, sites: Sequence[Site], info: BackboneInfo) -> None:
         super().__init__(config, (), info)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sapwood.backbones.architectures import ARCHITECTURES, Architecture
-from sapwood.backbones.base import Backbone, BackboneInfo, Site, Size, Tokens, fingerprint, height_width
+from sapwood.backbones.base import Backbone, BackboneInfo, Kernel, Site, Size, Tokens, fingerprint, height_width
 from sapwood.backbones.catalogue import (
     BACKBONES,
     KnownBackbone,
@@ -22,6 +22,7 @@ __all__ = [
     "Backbone",
     "BackboneInfo",
     "Family",
+    "Kernel",
     "KnownBackbone",
     "Site",
     "Size",

@@ -85,6 +85,8 @@ ALIASES: Mapping[str, Alias] = MappingProxyType(
         "mit-b3": Alias("mit", "nvidia/mit-b3", _NVIDIA, _mit(_WIDE, (3, 4, 18, 3))),
         "mit-b4": Alias("mit", "nvidia/mit-b4", _NVIDIA, _mit(_WIDE, (3, 8, 27, 3))),
         "mit-b5": Alias("mit", "nvidia/mit-b5", _NVIDIA, _mit(_WIDE, (3, 6, 40, 3))),
+        "resnet-50": Alias("resnet", "microsoft/resnet-50", _APACHE, {"depths": [3, 4, 6, 3]}),
+        "resnet-101": Alias("resnet", "microsoft/resnet-101", _APACHE, {"depths": [3, 4, 23, 3]}),
     }
 )
 
@@ -110,9 +112,13 @@ def random_names() -> dict[str, tuple[str, Config]]:
             names[f"random:{family}-{size}{'' if tiny else row.patch}"] = (family, row.config(*shape, table=table))
     tiny_sam = _sam(32, 4, 2, image_size=64, window_size=3, output_channels=16, **_SPREAD)
     tiny_mit = {**_mit((8, 16, 16, 24), (1, 2, 1, 1)), "num_attention_heads": [1, 2, 2, 3]}
+    tiny_resnet = {"embedding_size": 8, "hidden_sizes": [16, 16, 24, 32], "depths": [1, 2, 1, 2]}
     return names | {
         "random:sam-b16": ("sam", {**_sam(768, 12, 12), **_SPREAD}),
         "random:sam-tiny": ("sam", tiny_sam),
         "random:mit-b0": ("mit", ALIASES["mit-b0"].config),
         "random:mit-tiny": ("mit", tiny_mit),
+        "random:resnet50": ("resnet", ALIASES["resnet-50"].config),
+        "random:resnet101": ("resnet", ALIASES["resnet-101"].config),
+        "random:resnet-tiny": ("resnet", tiny_resnet),
     }

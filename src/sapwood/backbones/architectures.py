@@ -14,6 +14,7 @@ from sapwood.backbones.base import Backbone
 from sapwood.backbones.families import FAMILIES
 from sapwood.backbones.library import quiet, transformers_class
 from sapwood.backbones.mit import MitBackbone
+from sapwood.backbones.resnet import ResNetBackbone, temper
 from sapwood.backbones.sam import SamBackbone
 from sapwood.backbones.transformer import TransformersBackbone
 
@@ -27,7 +28,8 @@ class Architecture:
         model_types: ``model_type`` of the ``config.json`` files that hold such an encoder.
         wrap: makes the backbone; called with the model and, as keywords, what ``SamBackbone`` takes.
         model_options: keyword arguments of the model's constructor.
-        unused: beginnings of parameter names that a checkpoint may lack, since no output depends on them.
+        unused: beginnings and ends of tensors' names that a checkpoint may lack, since no output depends on them.
+        temper: called with a model of random weights, where these need more than transformers gives them.
     """
 
     config_class: str
@@ -36,6 +38,7 @@ class Architecture:
     wrap: Callable[..., Backbone]
     model_options: Mapping[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    temper: Callable[[Any], None] | None = None
 
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
@@ -53,6 +56,9 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | {
         "sam": Architecture("SamVisionConfig", "SamVisionModel", ("sam", "sam_vision_model"), SamBackbone),
         "mit": Architecture("SegformerConfig", "SegformerModel", ("segformer",), MitBackbone),
+        "resnet": Architecture(
+            "ResNetConfig", "ResNetModel", ("resnet",), ResNetBackbone, unused=("num_batches_tracked",), temper=temper
+        ),
     }
 )
 
@@ -73,6 +79,8 @@ def random_backbone(name: str, family: str, config: Mapping[str, Any], seed: int
     with torch.random.fork_rng(devices=[]), quiet():
         torch.default_generator.manual_seed(seed)
         model = transformers_class(row.model_class)(transformers_class(row.config_class)(**config), **row.model_options)
+    if row.temper is not None:
+        row.temper(model)
     return row.wrap(model, name=name, revision=f"seed {seed}", licence="none (random weights)")
 
 

@@ -104,7 +104,8 @@ def _load(folder: Path, row: Architecture) -> Any:
             why = first_line(error)
             raise BackboneError(f"{folder}: the weights cannot be loaded as {row.model_class} ({why})") from error
     # transformers fills what a checkpoint lacks with random numbers: never let that pass for pre-trained.
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith(row.unused or ("\0",)))
+    idle = row.unused or ("\0",)
+    missing = sorted(key for key in report["missing_keys"] if not (key.startswith(idle) or key.endswith(idle)))
     if missing:
         raise BackboneError(
             f"{folder}: the weights lack {len(missing)} tensors of {row.model_class}, the first is {missing[0]}"

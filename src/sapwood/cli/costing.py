@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,8 +22,11 @@ def cost(
     image_size: Annotated[
         str | None, typer.Option(metavar="SIDE|HEIGHTxWIDTH", help="Pixels of a picture; by default the backbone's.")
     ] = None,
-    rank: Annotated[int | None, typer.Option(help="Of the LoRA on q and v of every block; by default 16.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Of the LoRA on q and v, or 3x3 convolutions, of every block; by default 16.")
+    ] = None,
     classes: Annotated[int | None, typer.Option(help="Channels, with the background; by default 21.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="conv1x1 (default), conv3x3, aspp or none.")] = None,
     accuracy: Annotated[float | None, typer.Option(help="In per cent, for NetScore: accuracy or mIoU.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -31,12 +34,12 @@ def cost(
 
     Nothing is downloaded: shapes are enough, on any machine, in seconds.
     """
-    planned = {"--image-size": image_size, "--rank": rank, "--classes": classes}
+    planned = {"--image-size": image_size, "--rank": rank, "--classes": classes, "--decoder": decoder}
     if (state is None) == (backbone is None):
         raise ConfigError("name a state folder or --backbone, one of them, e.g. --backbone sam-vit-large")
     given = {name: value for name, value in planned.items() if value is not None}
     if state is not None and given:
-        raise ConfigError(f"{state} has its own size, rank and classes; leave {', '.join(given)} out")
+        raise ConfigError(f"{state} has its own size, rank, classes and decoder; leave {', '.join(given)} out")
     if accuracy is not None and not 0 <= accuracy <= 100:
         raise ConfigError(f"--accuracy is in per cent, 0..100, got {accuracy:g}")
     pixels = read_size(image_size)
@@ -44,8 +47,9 @@ def cost(
     from sapwood.costs import clora_cost, state_cost
 
     if backbone is not None:
-        shape = {name: value for name, value in {"rank": rank, "classes": classes}.items() if value is not None}
-        counted, title = clora_cost(backbone, pixels, **shape), f"CLoRA on {backbone}"
+        shape: dict[str, Any] = {"rank": rank, "classes": classes, "decoder": decoder}
+        chosen = {name: value for name, value in shape.items() if value is not None}
+        counted, title = clora_cost(backbone, pixels, **chosen), f"CLoRA on {backbone}"
     else:
         assert state is not None
         counted, title = state_cost(state), f"{state} after its last round"

@@ -16,7 +16,7 @@ from sapwood.heads.base import Head
 from sapwood.network import Network
 from sapwood.operations import counted
 
-_CLASSIFIER = "classifier."
+_CLASSIFIERS = ("classifier.", "unknown.")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _predicting(head: Head) -> dict[str, int]:
         solved = head.solved_tensors() or head.kept_statistics()
         return {"classifiers": _count({name: value for name, value in solved.items() if value.is_floating_point()})}
     parameters = dict(head.named_parameters())
-    rows = {name: value for name, value in parameters.items() if name.startswith(_CLASSIFIER)}
+    rows = {name: value for name, value in parameters.items() if name.startswith(_CLASSIFIERS)}
     decoder = {name: value for name, value in parameters.items() if name not in rows}
     return {"decoder": _count(decoder), "classifiers": _count(rows)}
 

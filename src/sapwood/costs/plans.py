@@ -21,8 +21,17 @@ from sapwood.settings import build, check
 from sapwood.state import State
 
 
-def clora_cost(backbone: str, image_size: Size | None = None, *, rank: int = 16, classes: int = 21) -> Cost:
+def clora_cost(
+    backbone: str,
+    image_size: Size | None = None,
+    *,
+    rank: int = 16,
+    classes: int = 21,
+    decoder: str = DenseConfig.decoder,
+) -> Cost:
     """Cost of CLoRA (arXiv 2507.19887): LoRA on q and v of every block, a 1x1 decoder, a 1x1 classifier a class.
+
+    On a convolutional network LoRA sits on its 3x3 convolutions.
 
     No weights are needed: SAM's ViT-L takes seconds on any machine.
 
@@ -31,14 +40,16 @@ def clora_cost(backbone: str, image_size: Size | None = None, *, rank: int = 16,
         image_size: pixels a side, or (height, width); None takes the backbone's own.
         rank: of the factors.
         classes: channels of the logits, the background among them.
+        decoder: as in ``DenseConfig``.
 
     Raises:
-        UsageError: an unknown backbone, a size that does not fit it, a rank or a number of classes below 1.
+        UsageError: an unknown backbone or decoder, a size that does not fit it, a rank or a number of classes below 1.
     """
     check((classes >= 1, f"classes must be >= 1, got {classes}"))
     config = LoraConfig(rank=rank)
+    settings = build(DenseConfig, {"decoder": decoder}, "head")
     planned = plan_backbone(backbone, image_size)
-    adapter, head = Lora(config, planned.sites, planned.info), DenseHead(DenseConfig(), planned.info.dim)
+    adapter, head = Lora(config, planned.sites, planned.info), DenseHead(settings, planned.info.dim)
     head.grow(classes, torch.Generator())
     kept = stored_bytes({"adapter": adapter.state()[0], "head": head.state()[0]})
     return network_cost(Network(planned, adapter, head), kept)

@@ -1,11 +1,13 @@
 """Low-rank updates of a weight, and orthonormal bases of the directions features take.
 
-A weight W is [out, in]; its update is ``scale * B @ A`` with A [r, in] (down) and B [out, r] (up). Bases hold
+A weight W is [out, in]; its update is ``scale * B @ A`` with A [r, in] (down) and B [out, r] (up); that of a
+convolution is the same for W as [out, in * kh * kw]. Bases hold
 orthonormal columns [d, m]. Gradient projection memories (GPM) keep bases of what earlier rounds' features span.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -30,13 +32,49 @@ def lora_delta(x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     return F.linear(inner if scale == 1 else inner * scale, B)
 
 
+def conv_lora_delta(
+    x: Tensor,
+    A: Tensor,
+    B: Tensor,
+    scale: float,
+    *,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+) -> Tensor:
+    """What a low-rank pair adds to a convolution's output: the layer's own convolution to rank r, then a 1x1.
+
+    The same as convolving with ``compose(A, B, scale)``; PEFT's LoRA on ``Conv2d``.
+
+    Args:
+        x: [batch, in, h, w].
+        A: [r, in, kh, kw].
+        B: [out, r, 1, 1].
+        scale: alpha / r.
+        stride, padding, dilation: of the layer, (down, across).
+
+    Returns:
+        [batch, out, h', w'], in the size of the layer's output.
+    """
+    inner = F.conv2d(x, A, None, tuple(stride), tuple(padding), tuple(dilation))
+    return F.conv2d(inner if scale == 1 else inner * scale, B)
+
+
 def compose(A: Tensor, B: Tensor, scale: float) -> Tensor:
-    """The dense update scale * B A [out, in] of a low-rank pair.
+    """The dense update scale * B A of a low-rank pair, in the shape of the weight.
+
+    Args:
+        A: [r, in], of a convolution [r, in, kh, kw].
+        B: [out, r], of a convolution [out, r, 1, 1].
+        scale: alpha / r.
+
+    Returns:
+        [out, in] or [out, in, kh, kw].
 
     >>> compose(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [0.0]]), 0.5).tolist()
     [[1.5, 3.0], [0.0, 0.0]]
     """
-    return scale * (B @ A)
+    return scale * (B.flatten(1) @ A.flatten(1)).unflatten(1, A.shape[1:])
 
 
 def project_out(x: Tensor, basis: Tensor) -> Tensor:
