@@ -64,6 +64,23 @@ def test_the_best_channel_does_not_depend_on_how_many_are_looked_at(
     assert len(expected.unique()) > 3  # else these maps could not tell
 
 
+@pytest.mark.parametrize("at_once", [1, 2 * 6 * 8 * 3, 2**26])
+def test_the_best_of_what_is_made_of_several_channels(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2 pictures with 6 channels, the last of which adds to the first."""
+
+    def decide(values: Tensor) -> Tensor:
+        chances = values.sigmoid()
+        return torch.cat([chances[:, :1] + chances[:, -1:], chances[:, 1:-1]], 1)
+
+    maps = logits(2, 6, 3, 4, seed=1)
+    maps[:, [0, 5]] -= 0.5  # else the background took everything
+    expected = decide(at_size(maps, (6, 8))).argmax(1)
+    monkeypatch.setattr(resize, "_AT_ONCE", at_once)
+    assert torch.equal(argmax_at_size(maps, (6, 8), decide), expected)
+    assert expected.unique().tolist() == [0, 1, 2, 3, 4]
+    assert not torch.equal(expected, argmax_at_size(maps, (6, 8)))
+
+
 def test_of_equal_logits_the_first_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     maps = torch.zeros(1, 5, 2, 2)
     maps[:, [2, 4]] = 1.0

@@ -12,17 +12,40 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sapwood.functional.branches import Branch, branch_weights, fold_batch_norm, merge_parallel_branches
 from sapwood.functional.confusion import confusion_matrix, iou_from_confusion, mean_iou
 from sapwood.functional.fused import PixelLosses
+from sapwood.functional.pod import fold_new_channels, local_pod, pooled_cube_distillation
+from sapwood.functional.pseudo import entropy_thresholds, prediction_entropy, pseudo_labels
+from sapwood.functional.transfer import (
+    attention_transfer,
+    decomposed_distillation,
+    labels_on_cells,
+    sigmoid_distillation,
+)
 
 __all__ = [
+    "Branch",
+    "attention_transfer",
     "background_initialisation",
+    "branch_weights",
     "confusion_matrix",
+    "decomposed_distillation",
     "distillation",
+    "entropy_thresholds",
+    "fold_batch_norm",
+    "fold_new_channels",
     "iou_from_confusion",
+    "labels_on_cells",
+    "local_pod",
     "mean_iou",
+    "merge_parallel_branches",
     "pixel_cross_entropy",
     "pixel_losses",
+    "pooled_cube_distillation",
+    "prediction_entropy",
+    "pseudo_labels",
+    "sigmoid_distillation",
     "unbiased_cross_entropy",
     "unbiased_distillation",
 ]
