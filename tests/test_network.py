@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sapwood.adapted import AdaptedLinear
 from sapwood.adapters import ADAPTERS
 from sapwood.adapters.base import Context
 from sapwood.backbones import create_backbone
@@ -15,7 +16,7 @@ from sapwood.backbones.base import fingerprint
 from sapwood.errors import NotMergeable
 from sapwood.heads import HEADS
 from sapwood.heads.base import Features
-from sapwood.network import AdaptedLinear, Network
+from sapwood.network import Network
 from sapwood.task import Task
 
 

@@ -61,10 +61,10 @@ class ViewFeed(ABC):
             told = teacher(batch.images) if teacher is not None else None
             return model(batch.images), told
         with torch.no_grad():
-            tokens, _ = model.tokens(batch.images)
+            tokens, _ = model.tokens(batch.images, model.watched)
         size = batch.images.shape[1:3]
         told = teacher.from_tokens(tokens, size) if teacher is not None else None
-        return outputs_of(model.head, tokens, size), told
+        return outputs_of(model.head, tokens, size, model.watched), told
 
 
 class PictureFeed(ViewFeed):
@@ -105,6 +105,17 @@ class MaskFeed(ViewFeed):
     ) -> None:
         super().__init__(len(store), batch_size, stays=stays)
         self.store, self.views, self.workers = store, views, workers
+
+    def forward(self, model: Any, teacher: Teacher | None, batch: MaskBatch) -> tuple[Outputs, Outputs | None]:
+        """What the network in training says of a batch, and what its teacher says of the same views.
+
+        Saliency that came with the pictures stands for that of the network's own attention.
+        """
+        if batch.saliency is None or "saliency" not in model.watched:
+            return super().forward(model, teacher, batch)
+        with model.watching(model.watched - {"saliency"}):
+            outputs, told = super().forward(model, teacher, batch)
+        return replace(outputs, saliency=batch.saliency.to(outputs.logits.device).float()), told
 
     def batches(self, epoch: int, start: int, size: int | None = None) -> Iterable[MaskBatch]:
         """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
@@ -147,7 +158,7 @@ class FeatureFeed:
         """What head and teacher say of the same features."""
         tokens = as_tokens(batch.features.to(model.device))
         told = teacher.from_tokens(tokens, ()) if teacher is not None else None
-        return outputs_of(model.head, tokens, ()), told
+        return outputs_of(model.head, tokens, (), model.watched), told
 
 
 def as_tokens(features: Tensor) -> Tokens:

@@ -3,72 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sapwood.adapted import Adapted, Slot, adapted
 from sapwood.adapters.base import Adapter, Context
 from sapwood.backbones.base import Backbone, Site, Tokens
 from sapwood.data.transforms import normalise
+from sapwood.errors import ConfigError
 from sapwood.functional.resize import at_size
 from sapwood.heads.base import Head
-from sapwood.objectives.base import Outputs
-
-
-@dataclass
-class Slot:
-    """Which adapter the wrapped projections consult just now, and what it knows about the pictures."""
-
-    adapter: Adapter
-    context: Context = field(default_factory=Context)
-
-
-class AdaptedLinear(nn.Module):
-    """A frozen linear layer plus what the adapter in the slot adds to its sites.
-
-    The base layer's own tensors are never written to; past rounds and merges live in a second weight.
-    """
-
-    def __init__(self, base: nn.Linear, sites: list[Site], slot: Slot) -> None:
-        super().__init__()
-        self.base = base
-        self.sites = sites
-        self.slot = slot
-        self.live = True
-        self.changed: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Output [..., out] for input [..., in]."""
-        weight = self.base.weight if self.changed is None else self.changed
-        out = F.linear(x, weight, self.base.bias)
-        if not self.live:
-            return out
-        for site in self.sites:
-            delta = self.slot.adapter(site, x, self.slot.context)
-            if delta is None:
-                continue
-            # In place: the linear layer's backward does not look at its output.
-            if site.rows is None:
-                out += delta
-            else:
-                out[..., site.rows[0] : site.rows[1]] += delta
-        return out
-
-    def change(self, changes: dict[str, Tensor | None]) -> None:
-        """Use the base weight plus the given change of each site; None everywhere goes back to the base."""
-        self.changed = None
-        for site in self.sites:
-            change = changes[site.name]
-            if change is None:
-                continue
-            if self.changed is None:
-                self.changed = self.base.weight.detach().clone()
-            start, stop = site.rows or (0, site.outputs)
-            self.changed[start:stop] += change.to(self.changed)
+from sapwood.heads.dense import DenseHead
+from sapwood.objectives.base import NEEDS, Outputs
+from sapwood.observing import observing
 
 
 class Network(nn.Module):
@@ -80,6 +32,7 @@ class Network(nn.Module):
     Attributes:
         memory: features of pictures under a backbone that stays, for runs that meet the same pictures again and again;
             None (the default) keeps none.
+        watched: what ``forward`` and the teachers give beside the logits, see ``watching``; nothing at first.
     """
 
     def __init__(self, backbone: Backbone, adapter: Adapter, head: Head) -> None:
@@ -90,8 +43,9 @@ class Network(nn.Module):
         self.slot = Slot(adapter)
         self.precision = "fp32"
         self.memory: dict[str, Tensor] | None = None
+        self.watched: frozenset[str] = frozenset()
         self.autocast: torch.dtype | None = None
-        self.adapted: list[AdaptedLinear] = []
+        self.adapted: list[Adapted] = []
         self._attach()
         if adapter.trains_backbone:
             backbone.requires_grad_(True)
@@ -103,7 +57,7 @@ class Network(nn.Module):
         for path, sites in modules.items():
             parent, _, name = path.rpartition(".")
             owner = self.backbone.get_submodule(parent)
-            wrapped = AdaptedLinear(getattr(owner, name), sites, self.slot)
+            wrapped = adapted(getattr(owner, name), sites, self.slot)
             setattr(owner, name, wrapped)
             self.adapted.append(wrapped)
 
@@ -156,22 +110,43 @@ class Network(nn.Module):
         info = self.backbone.info
         return normalise(images.to(self.device), info.mean, info.std, next(self.backbone.parameters()).dtype)
 
-    def tokens(self, images: Tensor) -> tuple[Tokens, Context]:
-        """Float32 tokens of pictures uint8 [B, H, W, 3], and the context of this forward."""
+    @contextmanager
+    def watching(self, needs: Collection[str]) -> Iterator[None]:
+        """Give what an objective needs (``Objective.needs``) in the ``Outputs`` of every forward inside.
+
+        Predictions and all that looks at tokens alone cost what they cost outside.
+
+        Raises:
+            ValueError: a need that there is not.
+        """
+        if unknown := set(needs) - NEEDS:
+            raise ValueError(f"nothing is known of {', '.join(sorted(unknown))}; needs: {', '.join(sorted(NEEDS))}")
+        kept, self.watched = self.watched, frozenset(needs)
+        try:
+            yield
+        finally:
+            self.watched = kept
+
+    def tokens(self, images: Tensor, needs: frozenset[str] = frozenset()) -> tuple[Tokens, Context]:
+        """Float32 tokens of pictures uint8 [B, H, W, 3] with what is needed beside, and the context of this forward.
+
+        Raises:
+            ConfigError: the backbone cannot show it.
+        """
         pixels = self.pixels(images)
         context = self.slot.adapter.plan(pixels, self)
         self.slot.context = context
         try:
-            with _casting(self.device.type, self.autocast):
+            with _casting(self.device.type, self.autocast), observing(self.backbone, needs) as observed:
                 tokens = self.backbone(pixels)
         finally:
             self.slot.context = Context()
-        return Tokens(tokens.pooled.float(), tokens.patches, tokens.grid, tokens.levels), context
+        return observed(replace(tokens, pooled=tokens.pooled.float())), context
 
     def forward(self, images: Tensor) -> Outputs:
         """What the loss sees of pictures uint8 [B, H, W, 3]: training logits, a map of them at the pictures' size."""
-        tokens, _ = self.tokens(images)
-        return outputs_of(self.head, tokens, images.shape[1:3])
+        tokens, _ = self.tokens(images, self.watched)
+        return outputs_of(self.head, tokens, images.shape[1:3], self.watched)
 
     def predict(self, images: Tensor) -> Tensor:
         """Prediction logits of pictures uint8 [B, H, W, 3], [B, K] or a map [B, K, h, w] on the head's own grid.
@@ -221,9 +196,11 @@ class Teacher:
     """The network as it stood before the round, at the price of a clone of adapter and head.
 
     It runs on the student's frozen backbone. Only where the backbone itself trains must it be a copy of everything.
+    It gives what the student is watched for, of its own forward.
     """
 
     def __init__(self, network: Network) -> None:
+        self.student = network
         self.network, self.network_is_copy = network, network.adapter.trains_backbone
         if self.network_is_copy:
             self.network = copy.deepcopy(network, {id(network.memory): None})  # not the features it may hold
@@ -232,6 +209,7 @@ class Teacher:
             self.adapter, self.head = copy.deepcopy(network.adapter), copy.deepcopy(network.head)
         self.adapter.requires_grad_(False)
         self.head.requires_grad_(False)
+        self.head.eval()
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Outputs:
@@ -240,7 +218,7 @@ class Teacher:
         student = slot.adapter
         slot.adapter = self.adapter
         try:
-            tokens, _ = self.network.tokens(images)
+            tokens, _ = self.network.tokens(images, self.student.watched)
         finally:
             slot.adapter = student
         return self.from_tokens(tokens, images.shape[1:3])
@@ -248,13 +226,38 @@ class Teacher:
     @torch.no_grad()
     def from_tokens(self, tokens: Tokens, size: Sequence[int]) -> Outputs:
         """The same of tokens that are the teacher's own too (a backbone that stays)."""
-        return outputs_of(self.head, tokens, size)
+        return outputs_of(self.head, tokens, size, self.student.watched)
 
 
-def outputs_of(head: Head, tokens: Tokens, size: Sequence[int]) -> Outputs:
-    """Training logits of tokens, and the patch tokens; a map of logits is brought to ``size`` (H, W) pixels."""
-    logits = head.training_logits(tokens)
-    return Outputs(at_size(logits, size) if logits.ndim == 4 else logits, tokens.patches)
+def outputs_of(head: Head, tokens: Tokens, size: Sequence[int], needs: frozenset[str] = frozenset()) -> Outputs:
+    """Training logits of tokens and what is needed beside; a map of logits is brought to ``size`` (H, W) pixels."""
+    maps, parts = tokens.maps, None
+    if needs & {"maps", "parts"}:
+        assert isinstance(head, DenseHead)
+        decoded = head.decode(tokens)
+        logits = head.classify(decoded)
+        if "maps" in needs:
+            maps = (*maps, decoded)
+        if "parts" in needs:
+            parts = _parts(head, decoded)
+    else:
+        logits = head.training_logits(tokens)
+    return Outputs(
+        at_size(logits, size) if logits.ndim == 4 else logits,
+        features=tokens.patches if "features" in needs else None,
+        maps=maps,
+        grid_logits=logits if "grid" in needs else None,
+        attention=tokens.attention,
+        saliency=tokens.saliency,
+        parts=parts,
+    )
+
+
+def _parts(head: DenseHead, decoded: Tensor) -> tuple[Tensor, Tensor]:
+    if head.stems is not None:
+        raise ConfigError("the objective takes apart what all classes read from one decoder; head.stem must be shared")
+    weight = head.classifier.weight[:, :, None, None]
+    return F.conv2d(decoded, weight.clamp(min=0)), F.conv2d(decoded, weight.clamp(max=0))
 
 
 def _casting(device: str, dtype: torch.dtype | None) -> AbstractContextManager[object]:

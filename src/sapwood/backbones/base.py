@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -27,12 +28,26 @@ class Tokens:
         patches: [B, N, d], row-major, prefix tokens (class token, registers) removed.
         grid: (h, w) with h * w = N.
         levels: feature maps [B, c, h, w] of hierarchical encoders, coarse last; empty for the others.
+        maps, attention, saliency: see ``Outputs``; there only where a network was asked to watch for them.
     """
 
     pooled: Tensor
     patches: Tensor
     grid: tuple[int, int]
     levels: tuple[Tensor, ...] = ()
+    maps: tuple[Tensor, ...] = ()
+    attention: tuple[Tensor, ...] = ()
+    saliency: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How a convolution walks over its map; each pair is (down, across)."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -40,13 +55,14 @@ class Site:
     """A weight that an adapter may change.
 
     Attributes:
-        name: canonical, the same whatever the library calls its modules: ``block.3.q``, ``stage.2.block.1.q``.
+        name: canonical, the same whatever the library calls its modules: ``block.3.q``, ``stage.2.block.1.conv2``.
         kind: ``linear`` or ``conv``.
         inputs, outputs: features (linear) or channels (conv).
         input_key: sites with equal keys see the same input (q, k and v of a plain block).
         module: path of the owning module inside the backbone; internal, never stored on disk.
         rows: (start, stop) of this site's rows in a fused projection, None if the module is its own.
         index: of the block, counted over all blocks, where the name does not tell it (blocks in stages).
+        kernel: of a convolution, whose weight is [outputs, inputs, *kernel.size]; None of a linear layer.
     """
 
     name: str
@@ -57,6 +73,7 @@ class Site:
     module: str
     rows: tuple[int, int] | None = None
     index: int | None = None
+    kernel: Kernel | None = None
 
     @property
     def block(self) -> int:
@@ -67,6 +84,24 @@ class Site:
     def part(self) -> str:
         """Which projection it is: ``q`` for ``block.3.q``."""
         return self.name.rsplit(".", 1)[1]
+
+
+@dataclass(frozen=True)
+class AttentionBlock:
+    """A block whose attention can be told from what two of its projections give.
+
+    Attributes:
+        query, key: the sites of the projections.
+        heads: attention heads.
+        level: index in ``Tokens.levels`` of the map whose cells are the queries; None if the patches are.
+        reduction: a key stands for so many queries down and across.
+    """
+
+    query: Site
+    key: Site
+    heads: int
+    level: int | None = None
+    reduction: int = 1
 
 
 @dataclass(frozen=True)
@@ -115,14 +150,51 @@ class Backbone(nn.Module, ABC):
 
     ``forward`` takes normalised pictures [B, 3, H, W], H and W multiples of ``info.patch``, in the dtype of the
     weights. Adapters replace the modules that ``sites`` names and nothing else.
+
+    Attributes:
+        info: facts.
+        sites: where adapters may sit.
+        maps: paths of the modules whose outputs are feature maps, in the order in which they run: all blocks, or the
+            stages of hierarchical encoders.
     """
 
     info: BackboneInfo
     sites: tuple[Site, ...]
+    maps: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of normalised pictures [B, 3, H, W]."""
+
+    def to_map(self, output: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What a module of ``maps`` gave as a feature map [B, c, h, w]; prefix tokens are left out."""
+        if output.ndim == 4:
+            return output
+        return output[:, self.info.prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+
+    @property
+    def class_token(self) -> bool:
+        """Whether the first token stands for the picture."""
+        return self.info.prefix_tokens > 0
+
+    def attention_blocks(self) -> tuple[AttentionBlock, ...]:
+        """Blocks at 1/4, 1/2, 3/4 and the end of the depth; empty where a backbone shows no attention maps."""
+        sites = {(site.block, site.part): site for site in self.sites}
+        chosen = sorted({math.ceil(self.info.depth * quarter / 4) - 1 for quarter in (1, 2, 3, 4)})
+        if not all((block, part) in sites for block in chosen for part in "qk"):
+            return ()
+        return tuple(AttentionBlock(sites[block, "q"], sites[block, "k"], self.info.heads) for block in chosen)
+
+    def attention_scores(self, block: AttentionBlock, queries: Tensor, keys: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What a block takes the softmax of, [B, heads, L, S] float32.
+
+        Args:
+            block: one of ``attention_blocks``.
+            queries: [B, heads, L, c], as its projection gave them, split into heads.
+            keys: [B, heads, S, c], likewise.
+            grid: (h, w) of the patches.
+        """
+        return queries.float() * queries.shape[-1] ** -0.5 @ keys.float().transpose(-2, -1)
 
     def resize(self, image_size: Size) -> None:
         """Work at another size than that of the weights; called once, when the backbone is opened.

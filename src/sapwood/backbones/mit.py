@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sapwood.backbones.base import Attention, Backbone, BackboneInfo, Site, Tokens, fingerprint, patch_grid
+from sapwood.backbones.base import (
+    Attention,
+    AttentionBlock,
+    Backbone,
+    BackboneInfo,
+    Site,
+    Tokens,
+    fingerprint,
+    patch_grid,
+)
 from sapwood.backbones.families import IMAGENET, INPUT_KEYS, Channels
 
 _TRAINED_AT = 224  # the config does not say; the encoders were trained on ImageNet at this size
@@ -68,6 +77,7 @@ class MitBackbone(Backbone):
             stride=config.strides[0],
         )
         self.sites = tuple(self._find_sites())
+        self.maps = tuple(f"model.stages.{stage}" for stage in range(len(model.stages)))
         self.eval()
 
     def forward(self, images: Tensor) -> Tokens:
@@ -80,6 +90,16 @@ class MitBackbone(Backbone):
         maps = [levels[0], *(F.interpolate(level, (height, width), mode="bilinear") for level in levels[1:])]
         patches = torch.cat(maps, dim=1).flatten(2).transpose(1, 2)
         return Tokens(patches.mean(dim=1), patches, (height, width), tuple(levels))
+
+    def attention_blocks(self) -> tuple[AttentionBlock, ...]:
+        """The last block of each stage."""
+        sites = {site.name: site for site in self.sites}
+        found = []
+        for number, stage in enumerate(self.model.stages):
+            name, own = f"stage.{number}.block.{len(stage.blocks) - 1}", stage.blocks[-1].attention
+            heads, reduction = own.num_attention_heads, own.sequence_reduction_ratio
+            found.append(AttentionBlock(sites[f"{name}.q"], sites[f"{name}.k"], heads, number, reduction))
+        return tuple(found)
 
     def _set_attention(self, implementation: Attention) -> None:
         self.model.set_attn_implementation(implementation)

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sapwood.backbones.base import Attention, Backbone, BackboneInfo, Site, Tokens, fingerprint, patch_grid
+from sapwood.backbones.base import (
+    Attention,
+    AttentionBlock,
+    Backbone,
+    BackboneInfo,
+    Site,
+    Tokens,
+    fingerprint,
+    patch_grid,
+)
 from sapwood.backbones.families import IMAGENET, INPUT_KEYS, Channels
 from sapwood.backbones.library import pixels
 from sapwood.errors import ConfigError
@@ -61,6 +70,7 @@ class SamBackbone(Backbone):
             fixed_size=True,
         )
         self.sites = tuple(self._find_sites())
+        self.maps = tuple(f"model.vision_encoder.layers.{index}" for index in range(self.info.depth))
         self.eval()
 
     def forward(self, images: Tensor) -> Tokens:
@@ -72,6 +82,25 @@ class SamBackbone(Backbone):
             raise ConfigError(f"{self.info.name} was opened for {side}x{side} px, pictures are {height}x{width} px")
         patches = self.model(pixel_values=images).last_hidden_state.flatten(2).transpose(1, 2)
         return Tokens(patches.mean(dim=1), patches, grid)
+
+    def to_map(self, output: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What a block gave, [B, h, w, c], as a feature map [B, c, h, w]."""
+        return output.permute(0, 3, 1, 2)
+
+    def attention_blocks(self) -> tuple[AttentionBlock, ...]:
+        """Those of the blocks at 1/4, 1/2, 3/4 and the end of the depth that see the whole picture, not windows."""
+        layers = self.model.vision_encoder.layers
+        return tuple(block for block in super().attention_blocks() if layers[block.query.block].window_size == 0)
+
+    def attention_scores(self, block: AttentionBlock, queries: Tensor, keys: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What a block takes the softmax of: with its relative positions."""
+        scores = super().attention_scores(block, queries, keys, grid)
+        own = self.model.vision_encoder.layers[block.query.block].attn
+        if own.use_rel_pos:
+            tables = (own.rel_pos_h.float(), own.rel_pos_w.float())
+            positions = own.get_decomposed_rel_pos(queries.float().flatten(0, 1), *tables, grid, grid)
+            scores = scores + positions.reshape_as(scores)
+        return scores
 
     def _resize(self, height: int, width: int) -> None:
         if height != width:

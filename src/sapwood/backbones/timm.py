@@ -9,7 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sapwood.backbones.base import Attention, Backbone, BackboneInfo, Site, Tokens, fingerprint, first_line, patch_grid
+from sapwood.backbones.base import (
+    Attention,
+    AttentionBlock,
+    Backbone,
+    BackboneInfo,
+    Site,
+    Tokens,
+    fingerprint,
+    first_line,
+    patch_grid,
+)
 from sapwood.backbones.families import FAMILIES, INPUT_KEYS
 from sapwood.errors import BackboneError, UnknownName
 
@@ -47,6 +57,7 @@ class TimmBackbone(Backbone):
             std=tuple(settings["std"]),
         )
         self.sites = tuple(self._find_sites())
+        self.maps = tuple(f"model.blocks.{index}" for index in range(self.info.depth))
         self.eval()
 
     def forward(self, images: Tensor) -> Tokens:
@@ -55,6 +66,22 @@ class TimmBackbone(Backbone):
         hidden = self.model.forward_features(images)
         pooled = self.model.forward_head(hidden, pre_logits=True)
         return Tokens(pooled, hidden[:, self.info.prefix_tokens :], grid)
+
+    @property
+    def class_token(self) -> bool:
+        """Whether the first token stands for the picture; some models have registers alone."""
+        return bool(self.model.has_class_token)
+
+    def attention_blocks(self) -> tuple[AttentionBlock, ...]:
+        """Blocks at 1/4, 1/2, 3/4 and the end of the depth; empty where attention is not the usual product."""
+        from timm.models.vision_transformer import Attention as Usual
+
+        return super().attention_blocks() if all(type(block.attn) is Usual for block in self.model.blocks) else ()
+
+    def attention_scores(self, block: AttentionBlock, queries: Tensor, keys: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What a block takes the softmax of; some models normalise queries and keys first."""
+        own = self.model.blocks[block.query.block].attn
+        return super().attention_scores(block, _normed(own.q_norm, queries), _normed(own.k_norm, keys), grid)
 
     def _set_attention(self, implementation: Attention) -> None:
         for block in self.model.blocks:
@@ -128,6 +155,11 @@ def _linear(block: nn.Module, path: str) -> nn.Linear | None:
     except AttributeError:
         return None
     return module if isinstance(module, nn.Linear) else None
+
+
+def _normed(norm: nn.Module, x: Tensor) -> Tensor:
+    # Under autocast the projection gives bfloat16 and the norm's weights are float32.
+    return norm(x.to(next(norm.parameters(), x).dtype))
 
 
 def _site(block: int, part: str, path: str, inputs: int, outputs: int, rows: tuple[int, int] | None) -> Site:

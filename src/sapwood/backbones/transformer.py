@@ -54,6 +54,7 @@ class TransformersBackbone(Backbone):
             std=std or row.std,
         )
         self.sites = tuple(self._find_sites())
+        self.maps = tuple(f"model.{row.blocks}.{index}" for index in range(self.info.depth))
         self.eval()
 
     def forward(self, images: Tensor) -> Tokens:

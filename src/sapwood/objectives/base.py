@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,18 +20,37 @@ Parameters = dict[str, nn.Parameter]
 Forward = Callable[[Any], Tensor]
 Batches = Callable[[int], Iterable[Any]]
 
+NEEDS = frozenset({"teacher", "features", "maps", "grid", "attention", "saliency", "parts"})
+"""What an objective may ask for: the teacher, and fields of ``Outputs``."""
+
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network says of a batch.
+    """What a network says of a batch; all but the logits only where the objective needs them.
 
     Attributes:
-        logits: [B, K]; of a segmentation [B, K, H, W], at the targets' size. A teacher's have K_old channels.
-        features: patch tokens [B, N, d]; only where the objective needs them.
+        logits: [B, K]; of a segmentation [B, K, H, W], at the targets' size, [B, K + 1, H, W] of a head that has an
+            unknown class (last). A teacher's have K_old channels.
+        features: patch tokens [B, N, d].
+        maps: feature maps [B, c, h, w]: those of the encoder's blocks or stages in order, then the classifier's input.
+        grid_logits: the logits [B, C, h, w] before they are brought to the targets' size.
+        attention: softmax maps [B, heads, L, S] of some blocks; L patches row-major as queries, S keys (the prefix
+            tokens before the patches; fewer than L where the block reduces them).
+        saliency: no gradient, >= 0: [B, h, w], how much of the network's own attention each patch has; or [B, H, W],
+            the map that came with each picture.
+        parts: (z+, z-), each [B, K, h, w]: the classifier's input times max(w, 0) and min(w, 0) of each class, no bias.
     """
 
     logits: Tensor
     features: Tensor | None = None
+    maps: tuple[Tensor, ...] = ()
+    grid_logits: Tensor | None = None
+    attention: tuple[Tensor, ...] = ()
+    saliency: Tensor | None = None
+    parts: tuple[Tensor, Tensor] | None = None
+
+
+Told = Callable[[Any], Outputs | None]
 
 
 class Objective:
@@ -44,8 +64,10 @@ class Objective:
         kinds: tasks it can learn: ``classification``, ``segmentation``.
         Config: settings; those of classification where ``SegmentationConfig`` is there too.
         SegmentationConfig: settings for segmentation, where they differ.
-        needs: what the training loop computes for the loss: ``teacher``, the outputs of the network before the round;
-            ``features``, the patch tokens.
+        needs: what is computed for the loss, a subset of ``NEEDS``: ``teacher``, the outputs of the network before the
+            round; ``grid``, ``Outputs.grid_logits``; the others are fields of ``Outputs``. The teacher's get the same;
+            where there should be one and is none, in the first round, ``saliency`` alone is computed.
+        head: settings of the dense head that the objective cannot do without.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"classification", "segmentation"})
@@ -54,6 +76,7 @@ class Objective:
     summary: ClassVar[str]
     growth: ClassVar[str] = "nothing"
     needs: ClassVar[frozenset[str]] = frozenset()
+    head: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -68,6 +91,24 @@ class Objective:
 
         The teacher must have been cloned before: rows of old classes may change too.
         """
+
+    def before_task(self, batches: Callable[[], Iterable[Any]], told: Told, task: Task) -> None:
+        """Look at the round's pictures once, after ``initialise`` and before the first step.
+
+        Args:
+            batches: goes through the training pictures in plain views; a batch has ``targets``.
+            told: the teacher's logits (as in ``Outputs``, nothing else) for such a batch; None in the first round and
+                where ``needs`` does not name it.
+            task: the round.
+        """
+
+    def stays(self, task: Task) -> bool:
+        """Whether adapter and decoder are left as they are in this round."""
+        return False
+
+    def stepping(self, head: Head) -> AbstractContextManager[object]:
+        """Entered around every optimiser step."""
+        return nullcontext()
 
     def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
         """Scalar, nats a picture or a pixel.
