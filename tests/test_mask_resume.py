@@ -28,6 +28,14 @@ Learning = Callable[..., tuple[int, list[dict[str, Any]]]]  # the fixture ``lear
 
 FIRST = {"lr": 5e-3, "epochs": 2, "batch_size": 4, "precision": "fp32", "checkpoint_seconds": 1e-3}
 STEPS = 8  # of the second round: 16 pictures, two held out, in 4 batches, twice
+# Methods with settings of their own: batch normalisation, and branches whose draws depend on the forwards so far.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "parallel": ("clora+mib", {"head": {"branches": "parallel", "stem": "per_task"}}),
+    "parallel aspp": (
+        "clora+mib",
+        {"head": {"branches": "parallel", "branch_start": "preserve", "decoder": "aspp"}},
+    ),
+}
 CLASSES = ("background", "road", "car", "tree", "sign")
 
 
@@ -45,9 +53,9 @@ class Started:
         """A copy of the state after round 1, at ``path``; ``undisturbed`` then compares round 2."""
         begun, whole = self.folder / f"{method}-begun", self.folder / method
         if method not in self.whole:
-            learner = Learner.create(
-                begun, backbone="random:dinov2-tiny", method=method, kind="segmentation", image_size=(28, 42)
-            )
+            recipe, settings = VARIANTS.get(method, (method, {}))
+            options = {"kind": "segmentation", "image_size": (28, 42), "settings": settings}
+            learner = Learner.create(begun, backbone="random:dinov2-tiny", method=recipe, **options)  # type: ignore[arg-type]
             learner.learn(self.first, task="first", training=FIRST)
             self.before[method] = drawn(begun, self.second)
             shutil.copytree(begun, whole)
@@ -107,6 +115,9 @@ MOMENTS = [
     ("clora+mib", "before commit"),
     ("clora-reinit+mib", "training 3"),  # the past is folded into the weights
     ("full+mib", "training 3"),  # the teacher is a copy
+    ("parallel", "training 3"),
+    ("parallel", f"training {STEPS}"),
+    ("parallel aspp", "training 5"),
 ]
 
 

@@ -211,8 +211,9 @@ def draw(
 @torch.no_grad()
 def _flush(network: Network, waiting: Sequence[tuple[np.ndarray, tuple[int, int]]]) -> Iterator[np.ndarray]:
     logits = network.predict(torch.from_numpy(np.stack([view for view, _ in waiting])))
+    decide = network.head.decision if network.head.decides else None
     for row, (_, wanted) in zip(logits, waiting, strict=True):
-        yield argmax_at_size(row[None], wanted)[0].to(torch.uint8).cpu().numpy()
+        yield argmax_at_size(row[None], wanted, decide)[0].to(torch.uint8).cpu().numpy()
 
 
 def _draw_tiles(network: Network, image: np.ndarray, size: Sequence[int]) -> np.ndarray:

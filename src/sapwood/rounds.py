@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from sapwood.collector import Collector
 from sapwood.errors import ConfigError
+from sapwood.feeds import Feed
 from sapwood.fitting import PooledFit
 from sapwood.heads.base import PooledHead
 from sapwood.kinds.base import Round
 from sapwood.kinds.classification import PictureRound
 from sapwood.network import Network, Teacher
-from sapwood.objectives.base import Objective
+from sapwood.objectives.base import Objective, Outputs
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.state import State
@@ -39,8 +40,9 @@ def learn_round(
 ) -> dict[str, Any]:
     """Teach the network a round, in place.
 
-    Order: the head grows; adapter and head learn by gradient; the adapter folds what it learned. A head that is fitted
-    on pooled features then carries its statistics along if the features moved, and is fitted on the new ones.
+    Order: the head grows; adapter and head learn by gradient; the adapter folds, and the head merges, what was learned.
+    A head that is fitted on pooled features then carries its statistics along if the features moved, and is fitted on
+    the new ones.
 
     Returns:
         ``log`` (one entry an epoch), ``seconds``, ``trainable_parameters``, ``train_gmacs``, ``adapted`` (the
@@ -49,7 +51,7 @@ def learn_round(
     began = time.monotonic()
     task, adapter, head = data.task, network.adapter, network.head
     later = task.index > 0
-    moves = adapter.moves and not (config.adapt == "first" and later)
+    moves = adapter.moves and not (config.adapt == "first" and later) and not objective.stays(task)
     collector = Collector(network, data.plain_feed(config, held=False), len(data.train), progress, stop.check)
     pooled = None
     if isinstance(head, PooledHead) and isinstance(data, PictureRound):
@@ -59,6 +61,8 @@ def learn_round(
     teacher = Teacher(network) if "teacher" in objective.needs and later else None
     head.grow(task.known - head.classes, task.generator("head"))
     head.to(network.device)
+    head.requires_grad_(True)  # what an earlier round froze, it froze for itself
+    head.before_task(task)
     objective.initialise(head, task)
     if moves:
         if pooled is not None and later:
@@ -75,19 +79,21 @@ def learn_round(
             feed, held = pooled.feeds()
         else:
             feed, held = data.feed(config, stays=not moves), data.plain_feed(config, held=True, stays=not moves)
-        trained = train(
-            network,
-            objective,
-            feed,
-            task,
-            config,
-            teacher=teacher,
-            checkpoints=checkpoints,
-            progress=progress,
-            stop=stop,
-            adapt=moves,
-            validate=partial(data.validate, network, held) if len(data.held) else None,
-        )
+        objective.before_task(partial(_pictures, data, config, stop), partial(_told, teacher), task)
+        with network.watching(_watched(objective, teacher)), head.training_mode(True):
+            trained = train(
+                network,
+                objective,
+                feed,
+                task,
+                config,
+                teacher=teacher,
+                checkpoints=checkpoints,
+                progress=progress,
+                stop=stop,
+                adapt=moves,
+                validate=partial(_validate, network, data, held) if len(data.held) else None,
+            )
 
         def logits(batch: Any) -> Tensor:
             return feed.forward(network, None, batch)[0].logits
@@ -96,6 +102,7 @@ def learn_round(
     if moves:
         adapter.after_task(task, collector)
         network.refold()
+    head.after_task(task)
 
     facts: dict[str, Any] = {}
     accuracy: float | None = None
@@ -112,6 +119,30 @@ def learn_round(
         "adapted": moves,
         "head": facts,
     }
+
+
+def _watched(objective: Objective, teacher: Teacher | None) -> frozenset[str]:
+    """What is only compared with the teacher's is not computed where there is none."""
+    if teacher is None and "teacher" in objective.needs:
+        return objective.needs & {"saliency"}
+    return objective.needs
+
+
+def _pictures(data: Round, config: TrainingConfig, stop: Stop) -> Iterator[Any]:
+    """The training pictures in plain views, once."""
+    for batch in data.plain_feed(config, held=False).batches(0, 0):
+        stop.check()
+        yield batch
+
+
+def _told(teacher: Teacher | None, batch: Any) -> Outputs | None:
+    return teacher(batch.images) if teacher is not None else None
+
+
+def _validate(network: Network, data: Round, feed: Feed) -> float | None:
+    """Between epochs: the network as it predicts, and nothing that only the loss looks at."""
+    with network.head.training_mode(False), network.watching(()):
+        return data.validate(network, feed)
 
 
 def plan_of(record: Mapping[str, Any], data: Round, training: Mapping[str, Any]) -> dict[str, Any]:

@@ -186,7 +186,8 @@ def train(
                     f"the loss became {loss} at step {position.step} of round {task.name!r}; nothing was kept. "
                     f"Begin anew with a lower learning rate (--restart --lr {config.lr / 10:g})"
                 )
-            optimizer.step()
+            with objective.stepping(network.head):
+                optimizer.step()
             optimizer.zero_grad()
             network.adapter.after_step()
             position.step += 1
@@ -257,6 +258,7 @@ def _snapshot(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {f"parameter.{name}": parameter.detach() for name, parameter in parameters.items()}
     tensors |= {f"buffer.{name}": buffer for name, buffer in network.adapter.named_buffers()}
+    tensors |= {f"running.{name}": running for name, running in network.head.running().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {
             f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in slots.items() if value is not None
@@ -272,7 +274,7 @@ def _restore(
     position: Position,
 ) -> list[dict[str, float]]:
     tensors, meta = found
-    buffers = dict(network.adapter.named_buffers())
+    buffers, running = dict(network.adapter.named_buffers()), network.head.running()
     slots: dict[int, dict[str, Tensor]] = {}
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -281,6 +283,8 @@ def _restore(
                 parameters[rest].copy_(tensor)
             elif kind == "buffer":
                 buffers[rest].copy_(tensor)
+            elif kind == "running":
+                running[rest].copy_(tensor)
             else:
                 index, _, key = rest.partition(".")
                 slots.setdefault(int(index), {})[key] = tensor

@@ -229,5 +229,7 @@ def test_facts_and_settings() -> None:
     assert HEADS["dense"] is DenseHead
     assert (DenseHead.kind, DenseHead.fitted, DenseConfig().decoder) == ("segmentation", "gradient", "conv1x1")
     assert not grown("none").wants_features
-    with pytest.raises(ConfigError, match="head 'dense': decoder must be one of none, conv1x1, conv3x3; got '1x1'"):
+    with pytest.raises(
+        ConfigError, match="head 'dense': decoder must be one of none, conv1x1, conv3x3, aspp; got '1x1'"
+    ):
         DenseConfig(decoder="1x1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from sapwood.data.legend import BACKGROUND, Legend
 from sapwood.data.masks import MaskedPictures
 from sapwood.data.pictures import Picture, Pictures
 from sapwood.errors import ConfigError, DataError
+from sapwood.heads.dense import DenseConfig, DenseHead
 from sapwood.kinds import KINDS, kind_of
 from sapwood.kinds.segmentation import MaskRound, Segmentation
 from sapwood.objectives.base import Outputs
@@ -146,10 +148,21 @@ def test_validation_counts_other_old_classes_as_the_background_they_are_labelled
     drawn = torch.tensor([[[2, 2, 1, 1, 2, 2]], [[2, 0, 0, 1, 1, 0]]])
     logits = torch.nn.functional.one_hot(drawn, 3).permute(0, 3, 1, 2).float()
     feed = Fixed(targets, logits)
+    network: Any = SimpleNamespace(head=DenseHead(DenseConfig(), 4))
     # tree: 3 pixels right, 1 missed, 1 too many
-    assert round_.validate(None, feed) == pytest.approx(3 / 5)  # type: ignore[arg-type]
+    assert round_.validate(network, feed) == pytest.approx(3 / 5)
     nothing = Fixed(torch.zeros(1, 1, 6, dtype=torch.int64), logits[:1])
-    assert round_.validate(None, nothing) is None  # type: ignore[arg-type]
+    assert round_.validate(network, nothing) is None
+
+
+def test_validation_draws_as_predictions_do() -> None:
+    """The unknown class, channel 3, wins three pixels; they are background, and so is one where the two share."""
+    round_ = prepare(pictures([[3, 0]]), (BACKGROUND, "car"), index=1)
+    targets = torch.tensor([[[2, 2, 2, 0, 0, 0]]])
+    logits = torch.nn.functional.one_hot(torch.tensor([[[2, 2, 3, 3, 3, 2]]]), 4).permute(0, 3, 1, 2).float() * 18 - 9
+    logits[0, 0, 0, 5] = logits[0, 3, 0, 5] = 4.5  # 0.989 twice, against 0.9999 of the class
+    network: Any = SimpleNamespace(head=DenseHead(DenseConfig(background="unknown"), 4))
+    assert round_.validate(network, Fixed(targets, logits)) == pytest.approx(2 / 3)
 
 
 def test_what_the_grid_cannot_show_is_said() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from sapwood.backbones.base import Tokens
 from sapwood.errors import SapwoodError, StateError
 from sapwood.functional.statistics import fit_temperature
 from sapwood.heads.classifiers import Classifier, LinearClassifier, put_parameter
+from sapwood.task import Task
 
 
 class Features(NamedTuple):
@@ -82,6 +84,38 @@ class Head(nn.Module, ABC):
         return self(tokens)
 
     @property
+    def decides(self) -> bool:
+        """Whether ``decision`` changes logits."""
+        return False
+
+    def decision(self, logits: Tensor) -> Tensor:
+        """What to take the best channel of: [B, K, h, w] from prediction logits [B, C, h, w] at any size.
+
+        Channel k follows from logits of k, of channel 0 and of those behind the last class, at the same place.
+        """
+        return logits
+
+    def before_task(self, task: Task) -> None:
+        """Prepare for a round, once the rows of its classes are there."""
+
+    def after_task(self, task: Task) -> None:
+        """Finish a round, once its training is over."""
+
+    @contextmanager
+    def training_mode(self, wanted: bool) -> Iterator[None]:
+        """Training or evaluation mode inside; afterwards the mode of before. Heads are made in evaluation mode."""
+        before = self.training
+        self.train(wanted)
+        try:
+            yield
+        finally:
+            self.train(before)
+
+    def running(self) -> dict[str, Tensor]:
+        """Tensors that training forwards change in place; stored, and part of checkpoints."""
+        return {}
+
+    @property
     def wants_features(self) -> bool:
         """Whether the head is fitted on the pooled features of a round's pictures after training."""
         return False
@@ -112,17 +146,26 @@ class Head(nn.Module, ABC):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors on the CPU, JSON facts) from which ``load`` restores the head with any number of classes."""
         tensors = {name: value.float() for name, value in self.named_parameters()}
-        tensors |= self.solved_tensors() | self.kept_statistics()
+        tensors |= self.running() | self.solved_tensors() | self.kept_statistics()
         return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, self.meta()
 
     def load(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Restore what ``state`` gave. Parameters of unchanged shape keep their identity (and their optimiser)."""
-        rows = {"classifier.weight": (meta["classes"], self.dim), "classifier.bias": (meta["classes"],)}
+        rows = self.make_room(meta)
         for name, old in list(self.named_parameters()):
             module, _, own = name.rpartition(".")
             put_parameter(self.get_submodule(module), own, needed(tensors, name, rows.get(name, tuple(old.shape))))
+        for name, running in self.running().items():
+            running.copy_(needed(tensors, name, tuple(running.shape)))
         self.temperature = float(meta["temperature"])
         self.load_statistics(tensors, meta)
+
+    def make_room(self, meta: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Build what the stored facts say has grown; shapes by name of the parameters that are to be replaced."""
+        return {
+            "classifier.weight": (meta["classes"], self.classifier.weight.shape[1]),
+            "classifier.bias": (meta["classes"],),
+        }
 
     def declared_bytes(self) -> int:
         """Bytes of the trained tensors and kept statistics, as ``state`` stores them."""

@@ -87,7 +87,7 @@ class MaskRound(Round):
         own[list(self.task.annotated)] = torch.tensor(self.task.annotated)
         counts = torch.zeros(classes, classes, dtype=torch.int64)
         for batch in feed.batches(0, 0):
-            drawn = feed.forward(network, None, batch)[0].logits.argmax(1).cpu()
+            drawn = network.head.decision(feed.forward(network, None, batch)[0].logits).argmax(1).cpu()
             counts += confusion_matrix(own[drawn], batch.targets, classes)
         share = mean_iou(counts, classes=self.task.annotated)
         return None if math.isnan(share) else share
