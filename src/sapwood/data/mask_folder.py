@@ -13,6 +13,7 @@ from sapwood.errors import DataError
 
 MASK_LAYOUT = "expected FOLDER/images/*, FOLDER/masks/*.png with the same stems, and FOLDER/classes.json"
 _MASK_FOLDERS = ("masks", "labels")
+_SALIENCY_FOLDER = "saliency"
 
 
 def find_folders(folder: Path) -> tuple[Path | None, Path | None]:
@@ -24,8 +25,11 @@ def find_folders(folder: Path) -> tuple[Path | None, Path | None]:
 def pairs_in(folder: Path) -> list[Picture]:
     """The pictures below ``images``, in natural order, each with its mask; nothing is decoded.
 
+    If there is a folder ``saliency`` too, each picture has its map from there.
+
     Raises:
-        DataError: a folder is missing or empty, two files have one stem, a picture has no mask or the reverse.
+        DataError: a folder is missing or empty, two files have one stem, a picture has no mask (or no map, where
+            there is a folder of them) or the reverse.
     """
     if not folder.is_dir():
         raise DataError(f"{shown(folder)}: is not a folder; {MASK_LAYOUT}")
@@ -36,10 +40,19 @@ def pairs_in(folder: Path) -> list[Picture]:
     for kind, there in ((images, files), (masks, partners)):
         if not there:
             raise DataError(f"{shown(kind)}: holds no {'pictures' if kind == images else 'masks'}; {MASK_LAYOUT}")
-    if strange := [file for file in partners.values() if file.suffix.lower() != ".png"]:
-        raise DataError(f"{shown(strange[0])}: a mask must be a PNG file; save it as one, or move it elsewhere")
-    _check_pairs(folder, images, masks, files, partners)
-    return [Picture(str(file), file, mask=partners[stem]) for stem, file in files.items()]
+    _check_partners(folder, "mask", images, masks, files, partners)
+    maps = _saliency_maps(folder, images, files)
+    return [Picture(str(file), file, mask=partners[stem], saliency=maps.get(stem)) for stem, file in files.items()]
+
+
+def _saliency_maps(folder: Path, images: Path, files: dict[str, Path]) -> dict[str, Path]:
+    """The saliency map of each stem; none if there is no folder of them."""
+    place = next((child for child in folders_in(folder) if child.name.casefold() == _SALIENCY_FOLDER), None)
+    if place is None:
+        return {}
+    maps = _by_stem(place)
+    _check_partners(folder, "saliency map", images, place, files, maps)
+    return maps
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -53,21 +66,25 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _check_pairs(folder: Path, images: Path, masks: Path, files: dict[str, Path], partners: dict[str, Path]) -> None:
+def _check_partners(
+    folder: Path, what: str, images: Path, place: Path, files: dict[str, Path], partners: dict[str, Path]
+) -> None:
+    if strange := [file for file in partners.values() if file.suffix.lower() != ".png"]:
+        raise DataError(f"{shown(strange[0])}: a {what} must be a PNG file; save it as one, or move it elsewhere")
     alone = [stem for stem in files if stem not in partners]
     spare = [stem for stem in partners if stem not in files]
     if not alone and not spare:
         return
     parts = []
     if alone:
-        parts.append(f"{len(alone)} of {len(files)} pictures have no mask ({few(alone, len(alone))})")
+        parts.append(f"{len(alone)} of {len(files)} pictures have no {what} ({few(alone, len(alone))})")
     if spare:
-        parts.append(f"{len(spare)} of {len(partners)} masks have no picture ({few(spare, len(spare))})")
+        parts.append(f"{len(spare)} of {len(partners)} {what}s have no picture ({few(spare, len(spare))})")
     longer = next((stem for stem in spare if alone and stem.startswith(alone[0])), None)
     hint = f"; '{shown(longer)}' is not '{shown(alone[0])}': take the suffix off" if longer else ""
     raise DataError(
         f"{shown(folder)}: {' and '.join(parts)}; stems must be equal, as in {images.name}/a.jpg and "
-        f"{masks.name}/a.png{hint}"
+        f"{place.name}/a.png{hint}"
     )
 
 

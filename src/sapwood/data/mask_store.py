@@ -13,22 +13,25 @@ from PIL.Image import Resampling
 from sapwood.data.buffer import PixelBuffer
 from sapwood.data.decode import DEFAULT_PIXEL_LIMIT, decode_with_sha256
 from sapwood.data.legend import IGNORE, Legend
-from sapwood.data.masks import MaskedPictures, mask_name, read_mask
+from sapwood.data.masks import MaskedPictures, mask_name, read_mask, read_saliency
 from sapwood.data.names import shown
 from sapwood.data.pictures import Picture
 from sapwood.data.store import BUDGET, each, name_and_reason, refuse_bad
 from sapwood.data.transforms import resized
 from sapwood.errors import DataError
 
-_SHARE = 3  # of every four bytes in memory, those for pixels; a mask has one byte where a picture has three
+_CHANNELS = 3  # a picture has three bytes where a mask and a saliency map have one
 
 
 class MaskStore:
     """Decoded pictures with their masks, for training; evaluation reads masks at their own resolution.
 
+    If one picture comes with a saliency map, all must.
+
     Args:
         pictures: what to decode.
-        shorter: shorter side in pixels to which larger pictures are reduced (antialiased); masks go along (nearest).
+        shorter: shorter side in pixels to which larger pictures are reduced (antialiased); masks and maps go along
+            (nearest).
         skip_bad: leave out pictures that, or whose masks, cannot be read or do not fit (they are listed in ``bad``)
             instead of raising.
         pixel_limit: see ``decode``.
@@ -40,7 +43,7 @@ class MaskStore:
     Attributes:
         pictures: the good ones.
         bad: (name of the picture or mask, reason) of the others.
-        sha256: of each good picture's and mask's bytes together.
+        sha256: of each good picture's, mask's and saliency map's bytes together.
         counts: int64 [N, 256], pixels of each value at the mask's own resolution.
 
     Raises:
@@ -63,15 +66,23 @@ class MaskStore:
         bad: list[tuple[str, str]] = []
         digests: list[str] = []
         counts: list[np.ndarray] = []
-        pixels, masks = PixelBuffer(budget * _SHARE // 4), PixelBuffer(budget - budget * _SHARE // 4)
+        salient = any(picture.saliency is not None for picture in pictures)
+        part = budget // (_CHANNELS + 1 + salient)
+        pixels, masks = PixelBuffer(part * _CHANNELS), PixelBuffer(part)
+        maps = PixelBuffer(part if salient else 0)
+        reading = partial(
+            _read, legend=pictures.legend, shorter=shorter, pixel_limit=pixel_limit, least=least, salient=salient
+        )
         try:
-            reading = partial(_read, legend=pictures.legend, shorter=shorter, pixel_limit=pixel_limit, least=least)
             for index, outcome in enumerate(each(reading, pictures, workers)):
                 if isinstance(outcome, DataError):
-                    bad.append(name_and_reason(outcome, pictures[index].name, mask_name(pictures[index])))
+                    picture = pictures[index]
+                    bad.append(name_and_reason(outcome, picture.name, mask_name(picture), str(picture.saliency)))
                 else:
                     pixels.append(outcome.pixels)
                     masks.append(outcome.mask)
+                    if outcome.saliency is not None:
+                        maps.append(outcome.saliency)
                     counts.append(outcome.counts)
                     digests.append(outcome.sha256)
                     good.append(index)
@@ -80,16 +91,18 @@ class MaskStore:
         except BaseException:
             pixels.abandon()
             masks.abandon()
+            maps.abandon()
             raise
-        pixels.close()
-        masks.close()
+        for buffer in (pixels, masks, maps):
+            buffer.close()
         self.pictures: MaskedPictures = pictures.subset(good)
         self.bad = tuple(bad)
         self.sha256 = tuple(digests)
         self.counts = np.array(counts, np.int64).reshape(-1, 256)
-        self._pixels, self._masks = pixels, masks
+        self._pixels, self._masks, self._maps = pixels, masks, maps if salient else None
         self._rows: list[int] = list(range(len(good)))
-        refuse_bad(pictures, self.pictures, self.bad, skip_bad, "pictures or masks cannot be used")
+        what = "pictures, masks or saliency maps" if salient else "pictures or masks"
+        refuse_bad(pictures, self.pictures, self.bad, skip_bad, f"{what} cannot be used")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -102,6 +115,10 @@ class MaskStore:
         """The values of its mask at the picture's size here, uint8 [H, W]."""
         return self._masks[self._rows[index]]
 
+    def saliency(self, index: int) -> np.ndarray | None:
+        """Its saliency map at the picture's size here, uint8 [H, W]; None where pictures come without."""
+        return None if self._maps is None else self._maps[self._rows[index]]
+
     def subset(self, indices: Iterable[int]) -> MaskStore:
         """A store of the pictures at ``indices``, in that order, over the same memory."""
         chosen = [range(len(self))[int(index)] for index in indices]
@@ -110,7 +127,7 @@ class MaskStore:
         part.bad = ()
         part.sha256 = tuple(self.sha256[index] for index in chosen)
         part.counts = self.counts[chosen]
-        part._pixels, part._masks = self._pixels, self._masks
+        part._pixels, part._masks, part._maps = self._pixels, self._masks, self._maps
         part._rows = [self._rows[index] for index in chosen]
         return part
 
@@ -144,9 +161,10 @@ def visible_share(store: MaskStore, legend: Legend, grid_cells: tuple[int, int])
     return {name: float(shown[row] / total[row]) for row, name in enumerate(classes, 1) if total[row]}
 
 
-class _Both(NamedTuple):
+class _Read(NamedTuple):
     pixels: np.ndarray
     mask: np.ndarray
+    saliency: np.ndarray | None
     counts: np.ndarray
     sha256: str
 
@@ -160,13 +178,21 @@ def check_side(name: str, size: tuple[int, ...], least: int) -> None:
         )
 
 
-def _read(picture: Picture, *, legend: Legend, shorter: int, pixel_limit: int, least: int) -> _Both:
+def _read(picture: Picture, *, legend: Legend, shorter: int, pixel_limit: int, least: int, salient: bool) -> _Read:
     decoded = decode_with_sha256(picture, shorter=shorter, pixel_limit=pixel_limit)
     check_side(picture.name, decoded.size, least)
     mask = read_mask(picture, legend, size=decoded.size)
+    saliency = read_saliency(picture, size=decoded.size) if salient else None
     height, width = decoded.pixels.shape[:2]
-    values = mask.values
-    if values.shape != (height, width):
-        values = resized(values, (height, width), method=Resampling.NEAREST)
-    digest = hashlib.sha256(f"{decoded.sha256} {mask.sha256}".encode()).hexdigest()
-    return _Both(decoded.pixels, values, mask.counts, digest)
+    parts = [decoded.sha256, mask.sha256, *([saliency.sha256] if saliency is not None else [])]
+    return _Read(
+        decoded.pixels,
+        _reduced(mask.values, (height, width)),
+        None if saliency is None else _reduced(saliency.values, (height, width)),
+        mask.counts,
+        hashlib.sha256(" ".join(parts).encode()).hexdigest(),
+    )
+
+
+def _reduced(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return values if values.shape == size else resized(values, size, method=Resampling.NEAREST)

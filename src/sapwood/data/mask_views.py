@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -24,11 +24,12 @@ _JITTER = (3 / 4, 4 / 3)
 
 
 class MaskBatch(NamedTuple):
-    """Views, target channels (255 is ignored), and where in the store each picture lies."""
+    """Views, target channels (255 is ignored), where in the store each picture lies, and saliency if it came along."""
 
     images: Tensor  # uint8 [B, H, W, 3]
     targets: Tensor  # uint8 [B, H, W]
     indices: Tensor  # int64 [B]
+    saliency: Tensor | None = None  # uint8 [B, H, W]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +39,8 @@ class MaskViews:
     Attributes:
         size: (H, W) of a view in pixels.
         augment: show the random crop and flip of (seed, task, epoch, picture): half to all of the picture's area, the
-            view's aspect times 3/4 to 4/3, picture bicubic and antialiased, mask nearest, both by the same box. Else
-            the whole picture, stretched to ``size``.
+            view's aspect times 3/4 to 4/3, picture bicubic and antialiased, mask and saliency nearest, all by the same
+            box. Else the whole picture, stretched to ``size``.
         lookup: uint8 [256], value in the mask to target channel (``Legend.lookup``).
         seed: of the random views.
         task: of the random views.
@@ -61,14 +62,23 @@ class MaskViews:
 
     def of(self, store: MaskStore, index: int) -> tuple[np.ndarray, np.ndarray]:
         """View of one picture, uint8 [H, W, 3], and its target channels, uint8 [H, W]."""
-        picture, mask = store[index], store.mask(index)
+        shown = self._shown(store, index)
+        return shown(store[index], Resampling.BICUBIC), self.lookup.take(shown(store.mask(index), Resampling.NEAREST))
+
+    def saliency_of(self, store: MaskStore, index: int) -> np.ndarray | None:
+        """The same view of the picture's saliency map, uint8 [H, W]; None where pictures come without."""
+        saliency = store.saliency(index)
+        return None if saliency is None else self._shown(store, index)(saliency, Resampling.NEAREST)
+
+    def _shown(self, store: MaskStore, index: int) -> Callable[[np.ndarray, Resampling], np.ndarray]:
+        """What makes the view of pixels that lie as the picture's do."""
         if not self.augment:
-            return resized(picture, self.size), self.lookup.take(resized(mask, self.size, method=Resampling.NEAREST))
+            return lambda pixels, method: resized(pixels, self.size, method=method)
+        height, width = store[index].shape[:2]
         aspect = self.size[1] / self.size[0]
         key = view_key(self.seed, self.task, self.epoch, store.sha256[index])
-        ratio = (_JITTER[0] * aspect, _JITTER[1] * aspect)
-        crop = random_crop(picture.shape[1], picture.shape[0], key, _SCALE, ratio)
-        return crop.of(picture, self.size), self.lookup.take(crop.of(mask, self.size, Resampling.NEAREST))
+        crop = random_crop(width, height, key, _SCALE, (_JITTER[0] * aspect, _JITTER[1] * aspect))
+        return lambda pixels, method: crop.of(pixels, self.size, method)
 
 
 def mask_batches(
@@ -97,9 +107,17 @@ def mask_batches(
 def _batch(store: MaskStore, views: MaskViews, indices: list[int]) -> MaskBatch:
     images = np.empty((len(indices), *views.size, 3), np.uint8)
     targets = np.empty((len(indices), *views.size), np.uint8)
+    maps = []
     for row, index in enumerate(indices):
         images[row], targets[row] = views.of(store, index)
-    return MaskBatch(torch.from_numpy(images), torch.from_numpy(targets), torch.tensor(indices, dtype=torch.int64))
+        if (saliency := views.saliency_of(store, index)) is not None:
+            maps.append(saliency)
+    return MaskBatch(
+        torch.from_numpy(images),
+        torch.from_numpy(targets),
+        torch.tensor(indices, dtype=torch.int64),
+        torch.from_numpy(np.stack(maps)) if maps else None,
+    )
 
 
 def fitting_size(picture_hw: tuple[int, int], view_hw: tuple[int, int], multiple: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from sapwood.data.sources import chosen_split, existing, split_folders, usual_sp
 from sapwood.errors import DataError
 
 Unlabelled = Literal["background", "ignore"]
+_VALUES = ("1", "L", "P")  # modes of Pillow whose pixels are values
 
 
 class MaskedPictures(Pictures):
@@ -61,14 +62,15 @@ def read_masks(data: str | Path | MaskedPictures, *, unlabelled: Unlabelled = "b
 
     Args:
         data: a folder with ``images/`` (pictures at any depth), ``masks/`` or ``labels/`` (PNG files of the same
-            stems) and ``classes.json`` or ``classes.txt`` (``read_legend``); or a folder whose only folders are named
+            stems), perhaps ``saliency/`` (the same, see ``read_saliency``) and ``classes.json`` or ``classes.txt``
+            (``read_legend``); or a folder whose only folders are named
             train, val and test, each laid out so (``classes`` there or beside them): its train part; or
             ``MaskedPictures``.
         unlabelled: ``ignore`` turns the legend's background into ignored: what is not labelled may be anything.
 
     Raises:
         DataError: there is no such folder, it holds no pictures or no masks, a picture has no mask or the reverse,
-            the classes file is missing or wrong.
+            the classes file is missing or wrong; some pictures have a saliency map and others have none.
     """
     if isinstance(data, MaskedPictures):
         return _labelled(data, unlabelled)
@@ -162,42 +164,81 @@ def read_mask(picture: Picture, legend: Legend, *, size: tuple[int, int] | None)
     return ReadMask(values, counts, digest.hexdigest())
 
 
+class ReadSaliency(NamedTuple):
+    """What one read of a saliency map gives."""
+
+    values: np.ndarray  # uint8 [H, W]
+    sha256: str
+
+
+def read_saliency(picture: Picture, *, size: tuple[int, int] | None) -> ReadSaliency:
+    """A picture's saliency map, from a grey or palette PNG of up to 8 bits: above 0 is where something stands out.
+
+    Args:
+        picture: with a saliency map.
+        size: (H, W) of the upright picture, with which the map must agree; None does not look.
+
+    Raises:
+        DataError: no map, unreadable, of another size, of more than 8 bits, of colours; the message names its file.
+    """
+    if picture.saliency is None:
+        raise DataError(
+            f"{shown(picture.name)}: has no saliency map, but other pictures have one; give each of them one, as in "
+            "saliency/a.png for images/a.jpg, or take the folder saliency away"
+        )
+    name = str(picture.saliency)
+    content = read_content(Picture(name, picture.saliency))
+    assert isinstance(content, bytes)
+    image = _opened(content, size, shown(name), "saliency map")
+    if image.mode not in _VALUES:
+        raise DataError(f"{shown(name)}: is a picture of mode {image.mode}, not a saliency map; save it as grey PNG")
+    values = np.array(image, dtype=np.uint8)
+    _check_size(values.shape, size, shown(name), "saliency map")
+    return ReadSaliency(values, hashlib.sha256(content).hexdigest())
+
+
 def mask_name(picture: Picture) -> str:
     """What messages call a picture's mask: its path, or whose it is."""
     return str(picture.mask) if isinstance(picture.mask, Path) else f"mask of {picture.name}"
 
 
-def _check_size(shape: tuple[int, ...], size: tuple[int, int] | None, name: str) -> None:
+def _check_size(shape: tuple[int, ...], size: tuple[int, int] | None, name: str, what: str = "mask") -> None:
     if size is None or shape == size:
         return
     turned = ", once turned upright as its EXIF says" if shape == size[::-1] else ""
     raise DataError(
         f"{name}: is {shape[1]} x {shape[0]} pixels, but its picture is {size[1]} x {size[0]}{turned}; "
-        "a mask must be of its picture's size"
+        f"a {what} must be of its picture's size"
     )
 
 
-def _values(content: bytes, legend: Legend, size: tuple[int, int] | None, name: str) -> np.ndarray:
+def _opened(content: bytes, size: tuple[int, int] | None, name: str, what: str) -> Image.Image:
+    """The decoded picture of a mask or map of up to 8 bits a pixel."""
     try:
         image = open_image(content, name)
         if image.width * image.height > DEFAULT_PIXEL_LIMIT:
             raise DataError(f"{name}: has more than {DEFAULT_PIXEL_LIMIT:,} pixels; make it and its picture smaller")
-        _check_size((image.height, image.width), size, name)  # before a huge one is decoded
+        _check_size((image.height, image.width), size, name, what)  # before a huge one is decoded
         deep_png = content[:8] == b"\x89PNG\r\n\x1a\n" and content[24] == 16  # of colours Pillow drops 8 bits unasked
         if deep_png or image.mode.startswith(("I", "F")):
-            raise DataError(f"{name}: has more than 8 bits a pixel; save the mask with 8 bits, values 0 to 255")
+            raise DataError(f"{name}: has more than 8 bits a pixel; save the {what} with 8 bits, values 0 to 255")
         image.load()
+        return image
     except DataError:
         raise
     except Exception as error:  # decoders raise whatever their C code or parser meets in a broken file
         raise DataError(f"{name}: cannot be decoded ({shown(error) or type(error).__name__}); replace it") from error
+
+
+def _values(content: bytes, legend: Legend, size: tuple[int, int] | None, name: str) -> np.ndarray:
+    image = _opened(content, size, name, "mask")
     if image.mode in ("LA", "RGBA"):
         if image.getextrema()[-1] != (255, 255):
             raise DataError(f"{name}: has transparent pixels, which mean nothing; save the mask without transparency")
         image = image.convert(image.mode[:-1])
-    if image.mode in ("1", "L", "P") and not legend.by_colour:
+    if image.mode in _VALUES and not legend.by_colour:
         return np.array(image, dtype=np.uint8)
-    if image.mode not in ("1", "L", "P", "RGB"):
+    if image.mode not in (*_VALUES, "RGB"):
         raise DataError(f"{name}: is a picture of mode {image.mode}, not a mask; save it as grey or palette PNG")
     return _from_colours(image, legend, name)
 

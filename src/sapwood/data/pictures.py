@@ -24,13 +24,15 @@ Mask = Path | bytes | np.ndarray | Callable[[], bytes]
 class Picture:
     """A picture not decoded yet; ``name`` is what messages show (for files the path as it was given).
 
-    What it shows is said by ``label``, or pixel by pixel by ``mask`` (see ``sapwood.data.masks``).
+    What it shows is said by ``label``, or pixel by pixel by ``mask`` (see ``sapwood.data.masks``). ``saliency`` is a
+    map of where something stands out, whatever it is.
     """
 
     name: str
     source: Source
     label: str | None = None
     mask: Mask | None = None
+    saliency: Path | None = None
 
 
 class Pictures(Sequence[Picture]):
