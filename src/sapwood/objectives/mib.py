@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from sapwood.functional.segmentation import background_initialisation, pixel_cross_entropy, pixel_losses
+from sapwood.functional.segmentation import pixel_cross_entropy
 from sapwood.objectives.base import Objective, Outputs
-from sapwood.objectives.pixels import DistillConfig
+from sapwood.objectives.pixels import DistillConfig, HeadInit, among, start_from_background, unbiased_loss
 from sapwood.task import Task
 
 if TYPE_CHECKING:
     from sapwood.heads.base import Head
-
-HeadInit = Literal["balanced", "weight_only", "random"]
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,7 @@ class MibConfig(DistillConfig):
 
     def rules(self) -> tuple[tuple[bool, str], ...]:
         """What must hold, and what to say otherwise."""
-        known = self.head_init in ("balanced", "weight_only", "random")
-        message = f"objective.head_init must be balanced, weight_only or random, got {self.head_init!r}"
-        return (*super().rules(), (known, message))
+        return (*super().rules(), among("head_init", self.head_init, HeadInit))
 
 
 class ModellingTheBackground(Objective):
@@ -53,25 +48,10 @@ class ModellingTheBackground(Objective):
 
     def initialise(self, head: Head, task: Task) -> None:
         """Start the rows of the round's new classes from the background's."""
-        if task.index == 0 or not task.new or self.config.head_init == "random":
-            return
-        weight, bias = head.classifier.weight, head.classifier.get_parameter("bias")
-        new, old = list(task.new), task.known - len(task.new)
-        rows, biases, lowered = background_initialisation(weight[:old], bias[:old], len(new))
-        with torch.no_grad():
-            weight[new] = rows
-            if self.config.head_init == "balanced":
-                bias[new] = biases
-                bias[0] = lowered
+        start_from_background(head, task, self.config.head_init)
 
     def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
         """Unbiased CE + strength * unbiased KD, in one pass over the logits; the first round is plain CE."""
-        config = self.config
         if teacher is None:
-            return pixel_cross_entropy(outputs.logits, targets, reduction=config.reduction)
-        old = torch.ones(outputs.logits.shape[1], dtype=torch.bool)
-        old[[*task.annotated, *task.new]] = False
-        entropy, distilled = pixel_losses(
-            outputs.logits, targets, teacher.logits, old_classes=old, alpha=config.alpha, reduction=config.reduction
-        )
-        return entropy + config.strength * distilled
+            return pixel_cross_entropy(outputs.logits, targets, reduction=self.config.reduction)
+        return unbiased_loss(outputs, targets, teacher, task, self.config)

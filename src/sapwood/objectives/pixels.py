@@ -1,23 +1,38 @@
-"""What the objectives share when they learn masks: the pixels' cross entropy and the older losses on top of it."""
+"""What the objectives share when they learn masks: the pixels' losses, which channels are old, where new rows begin."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
+import torch
 from torch import Tensor
 
-from sapwood.functional.segmentation import Reduction, pixel_cross_entropy, pixel_losses
+from sapwood.functional.pod import fold_new_channels
+from sapwood.functional.segmentation import Reduction, background_initialisation, pixel_cross_entropy, pixel_losses
 from sapwood.objectives.base import Outputs
 from sapwood.settings import check
+from sapwood.task import Task
 
+if TYPE_CHECKING:
+    from sapwood.heads.base import Head
+
+HeadInit = Literal["balanced", "weight_only", "random"]
+NewLogits = Literal["sum", "trim"]
+CeDenominator = Literal["valid", "all_pixels"]
 _REDUCTIONS: dict[str, Reduction] = {"valid": "mean", "all_pixels": "mean_all"}
 
 
 def at_least_zero(name: str, value: float) -> tuple[bool, str]:
     """A rule for ``settings.check``."""
     return 0 <= value < math.inf, f"objective.{name} must be >= 0 and finite, got {value}"
+
+
+def among(name: str, value: object, choices: object) -> tuple[bool, str]:
+    """A rule for ``settings.check``: the value is one of those of a ``Literal``."""
+    known = get_args(choices)
+    return value in known, f"objective.{name} must be {', '.join(known[:-1])} or {known[-1]}, got {value!r}"
 
 
 @dataclass(frozen=True)
@@ -29,15 +44,14 @@ class PixelConfig:
             included, as the usual implementation does.
     """
 
-    ce_denominator: Literal["valid", "all_pixels"] = "valid"
+    ce_denominator: CeDenominator = "valid"
 
     def __post_init__(self) -> None:
         check(*self.rules())
 
     def rules(self) -> tuple[tuple[bool, str], ...]:
         """What must hold, and what to say otherwise."""
-        known = self.ce_denominator in _REDUCTIONS
-        return ((known, f"objective.ce_denominator must be valid or all_pixels, got {self.ce_denominator!r}"),)
+        return (among("ce_denominator", self.ce_denominator, CeDenominator),)
 
     @property
     def reduction(self) -> Reduction:
@@ -81,3 +95,50 @@ def distilled_loss(outputs: Outputs, targets: Tensor, teacher: Outputs | None, c
     )
     # Distillation is a mean over all pixels whichever way the cross entropy is divided.
     return entropy + config.strength * distilled
+
+
+def unbiased_loss(outputs: Outputs, targets: Tensor, teacher: Outputs, task: Task, config: DistillConfig) -> Tensor:
+    """Unbiased CE + strength * unbiased KD (MiB). Old channels are those that the round does not annotate."""
+    old = torch.ones(outputs.logits.shape[1], dtype=torch.bool)
+    old[[*task.annotated, *task.new]] = False
+    entropy, distilled = pixel_losses(
+        outputs.logits, targets, teacher.logits, old_classes=old, alpha=config.alpha, reduction=config.reduction
+    )
+    return entropy + config.strength * distilled
+
+
+def start_from_background(head: Head, task: Task, how: HeadInit) -> None:
+    """Start the rows of a later round's new classes from the background's.
+
+    ``balanced``: weight and bias, all biases lowered so that every probability of the network before the round is kept
+    (MiB); ``weight_only``: the weight, the biases as they grew; ``random``: nothing.
+    """
+    if task.index == 0 or not task.new or how == "random":
+        return
+    weight, bias = head.classifier.weight, head.classifier.get_parameter("bias")
+    new, old = list(task.new), task.known - len(task.new)
+    rows, biases, lowered = background_initialisation(weight[:old], bias[:old], len(new))
+    with torch.no_grad():
+        weight[new] = rows
+        if how == "balanced":
+            bias[new] = biases
+            bias[0] = lowered
+
+
+def growth_factor(channels: int, old_channels: int) -> float:
+    """sqrt(M / N) of M channels, the background included, of which N are new; 1 in a round without new classes.
+
+    >>> growth_factor(20, 15)
+    2.0
+    """
+    return math.sqrt(channels / (channels - old_channels)) if channels > old_channels else 1.0
+
+
+def maps_with_logits(
+    outputs: Outputs, teacher: Outputs, new_logits: NewLogits = "sum"
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """All maps of student and teacher, the logits last and with the teacher's channels."""
+    if outputs.grid_logits is None or teacher.grid_logits is None or not outputs.maps or not teacher.maps:
+        raise ValueError("feature maps and the logits on their own grid are needed, of student and teacher")
+    folded = fold_new_channels(outputs.grid_logits, teacher.grid_logits.shape[1], new_logits)
+    return (*outputs.maps, folded), (*teacher.maps, teacher.grid_logits)
