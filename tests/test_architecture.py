@@ -23,7 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"registry", "cache", "operations", "settings", "progress", "task"}),
     frozenset({"functional", "backbones", "data", "state"}),
     frozenset({"adapters", "heads", "objectives"}),
-    frozenset({"network", "methods"}),
+    frozenset({"adapted", "methods", "network", "observing"}),
     frozenset({"assembly", "collector", "export", "feeds", "training"}),
     frozenset({"costs", "evaluation", "fitting", "history", "kinds", "learner", "mask_evaluation", "rounds"}),
     frozenset({"bench", "report", "serve"}),

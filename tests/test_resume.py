@@ -291,11 +291,21 @@ def test_a_half_learned_round_still_predicts_as_before(half: Path, started: Star
     assert {answer.label for answer in answers} <= {"ant", "bee"}
 
 
-def test_undo_drops_a_half_learned_round(half: Path, started: Started) -> None:
+@pytest.mark.parametrize("readable", [True, False])
+def test_undo_drops_a_half_learned_round_and_says_so(half: Path, started: Started, readable: bool) -> None:
+    said: list[str] = []
+
+    class Listening(Progress):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    if not readable:
+        (half / "training" / "plan.json").write_text("{")
     learner = Learner.open(half)
-    learner.undo()
+    learner.undo(progress=Listening())
     assert not (half / "training").exists()
     assert learner.classes_ == ()
+    assert said == (["round 'second', which was half learned, has been dropped too"] if readable else [])
 
 
 def test_one_fresh_process_resumes_what_another_began(started: Started, half: Path) -> None:

@@ -15,6 +15,7 @@ from sapwood.backbones.base import Backbone
 from sapwood.errors import ConfigError, StateError
 from sapwood.heads import HEADS
 from sapwood.methods import Method
+from sapwood.methods.legality import check_head
 from sapwood.network import Network
 from sapwood.objectives import OBJECTIVES
 from sapwood.objectives.base import Objective
@@ -37,14 +38,23 @@ def config_types(parts: Mapping[str, str]) -> dict[str, type]:
 
 
 def merge_settings(method: Method, *layers: Overrides) -> dict[str, dict[str, Any]]:
-    """All settings of a method, later layers over earlier ones, checked and complete."""
+    """All settings of a method, later layers over earlier ones, checked and complete.
+
+    Raises:
+        ConfigError: settings of a part that there is not, that the part has not, or that do not go together.
+    """
     parts = {"adapter": method.adapter, "objective": method.objective, "head": method.head}
+    types = config_types(parts)
+    if unknown := [part for layer in layers for part in layer if part not in types]:
+        raise ConfigError(f"settings are given by part, and {unknown[0]!r} is none; parts: {', '.join(types)}")
+    demanded: Overrides = {"head": OBJECTIVES[method.objective].head} if method.kind == "segmentation" else {}
     merged: dict[str, dict[str, Any]] = {}
-    for part, config_type in config_types(parts).items():
+    for part, config_type in types.items():
         values: dict[str, Any] = {}
-        for layer in (method.settings, *layers):
+        for layer in (demanded, method.settings, *layers):
             values |= layer.get(part, {})
         merged[part] = plain(build(config_type, values, part))
+    check_head(method.objective, method.head, merged["head"])
     return merged
 
 

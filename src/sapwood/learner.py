@@ -10,14 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapwood.assembly import (
-    Overrides,
-    assemble,
-    merge_settings,
-    new_record,
-    resolve_precision,
-    training_config,
-)
+from sapwood.assembly import Overrides, assemble, merge_settings, new_record, resolve_precision, training_config
 from sapwood.backbones import create_backbone, resolve_default
 from sapwood.costs import estimate_round
 from sapwood.data.given import as_pictures
@@ -27,6 +20,7 @@ from sapwood.history import after_measuring, commit_round
 from sapwood.kinds import KINDS, Kind, kind_of
 from sapwood.kinds.base import Size, task_names
 from sapwood.methods import find_method
+from sapwood.methods.legality import misfit_on
 from sapwood.network import Network
 from sapwood.objectives.base import Objective
 from sapwood.progress import Progress
@@ -91,6 +85,8 @@ class Learner:
         recipe = find_method(method or KINDS[kind or "classification"].default_method, head, kind)
         merge_settings(recipe, settings or {})
         made = create_backbone(backbone or resolve_default(), image_size)
+        if reason := misfit_on(made, adapter=recipe.adapter, objective=recipe.objective):
+            raise ConfigError(f"method {recipe.name!r}: {reason}")
         size = KINDS[recipe.kind].view_size(image_size, made.info)
         return cls(State.create(path, new_record(made, recipe, size, seed, settings or {})), device)
 
@@ -260,11 +256,13 @@ class Learner:
                 self.state.commit(after_measuring(self.record, classes, confusion), {}, "evaluate --record")
         return self.kind.evaluation(confusion, len(tests), self.record, self.state.version.id, options)
 
-    def undo(self) -> Version:
-        """Go back by one change; the step back is a new version itself."""
+    def undo(self, *, progress: Progress | None = None) -> Version:
+        """Go back by one change; the step back is a new version itself. A round that is half learned goes with it."""
         with self.state.writer():
             version = self.state.undo()
-            self.state.training.clear()
+            half = self.state.training.clear()
+        if half is not None and progress is not None:
+            progress.note(f"round {half.get('task')!r}, which was half learned, has been dropped too")
         self._parts = None
         return version
 

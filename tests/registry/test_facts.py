@@ -15,7 +15,7 @@ from sapwood.heads.base import Head
 from sapwood.kinds import KINDS
 from sapwood.methods import METHODS, find_method
 from sapwood.objectives import OBJECTIVES
-from sapwood.objectives.base import Objective
+from sapwood.objectives.base import NEEDS, Objective
 
 PARTS: list[Any] = [
     pytest.param(registry[name], base, line, id=f"{registry.kind}-{name}")
@@ -56,7 +56,7 @@ def test_objectives_say_what_they_are_for(name: str) -> None:
     objective = OBJECTIVES[name]
     assert objective.kinds
     assert objective.kinds <= KINDS.keys()
-    assert objective.needs <= {"teacher", "features"}
+    assert objective.needs <= NEEDS
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -101,6 +101,8 @@ def test_methods_of_a_kind(kind: str) -> None:
         ("clora-reinit+mib", ("lora", "mib")),
         ("frozen+mib", ("none", "mib")),
         ("full+mib", ("full", "mib")),
+        *((f"clora+{host}", ("lora", host)) for host in ("plop", "rcil", "sats", "ssul", "dkd")),
+        *((f"full+{host}", ("full", host)) for host in ("plop", "rcil", "sats", "ssul", "dkd")),
         ("joint", ("lora", "finetune")),
         ("joint-full", ("full", "finetune")),
     ],

@@ -17,6 +17,7 @@ from sapwood.errors import ConfigError, NotMergeable
 from sapwood.kinds import KINDS
 from sapwood.learner import Learner
 from sapwood.methods import METHODS, find_method
+from sapwood.objectives import OBJECTIVES
 
 from .helpers import (
     FAST,
@@ -60,7 +61,7 @@ OTHERS = [(name, kind) for name in METHODS for kind in KINDS if kind not in METH
 @pytest.mark.parametrize(("method", "kind"), OTHERS, ids=["-".join(pair) for pair in OTHERS])
 def test_the_other_kind_is_refused_with_the_reason(method: str, kind: str, tmp_path: Path) -> None:
     recipe = METHODS[method]
-    part = f"objective {recipe.objective}" if recipe.objective in ("mib", "ilt") else f"head {recipe.head}"
+    part = f"objective {recipe.objective}" if kind not in OBJECTIVES[recipe.objective].kinds else f"head {recipe.head}"
     with pytest.raises(ConfigError, match=f"is not for {kind}: its {part} is not. Methods for it: ") as caught:
         create(tmp_path / "state", method, kind)
     offered = str(caught.value).rpartition(": ")[2].split(", ")

@@ -108,8 +108,8 @@ def undo(state: StateFolder) -> None:
     """Go back by one change. The step back is a version of its own."""
     from sapwood.learner import Learner
 
-    with listening():
-        version = Learner.open(state, device="cpu").undo()
+    with listening() as progress:
+        version = Learner.open(state, device="cpu").undo(progress=progress)
     print(f"{state} is now {version.id}, {version.record['note']}")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from sapwood.cli.matrix import print_matrix
 from sapwood.cli.options import AsJson
 from sapwood.cli.screen import print_json, size, table
 
@@ -14,10 +17,18 @@ _CLASSES = 10
 _SHOWN = {"classification": "pictures", "segmentation": "masks"}
 
 
-def methods(as_json: AsJson = False) -> None:
+def methods(
+    as_json: AsJson = False,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Which adapters, objectives, heads and networks go together, and why not.")
+    ] = False,
+) -> None:
     """List the methods and what they store."""
     from sapwood.methods import METHODS
 
+    if matrix:
+        print_matrix(as_json)
+        return
     entries = [_method(METHODS[name]) for name in METHODS]
     if as_json:
         print_json({"methods": entries})
@@ -39,9 +50,7 @@ def methods(as_json: AsJson = False) -> None:
     print(table(rows, right=[6]))
     print(f"\nstored: bytes a round keeps for a ViT-S with {_CLASSES} classes (trained tensors and kept statistics).")
     print("†: the paper leaves choices open; those made here are named in the adapter's docstring and are settings.")
-    print(
-        "Every adapter goes with every objective and head: --method ADAPTER+OBJECTIVE --head HEAD; a recipe may stand"
-    )
+    print("Parts go together freely (see --matrix): --method ADAPTER+OBJECTIVE --head HEAD; a recipe may stand")
     print("for the adapter, and +slca or +ridge for a head with statistics: c-lora+lwf, inflora+ridge\n")
     rows = [["part", "name", "what it is", "what grows with rounds"], *_parts()]
     print(table(rows))

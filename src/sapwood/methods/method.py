@@ -57,7 +57,7 @@ TWINS = {"classification": "linear", "segmentation": "dense"}
 # A mask holds thousands of targets a picture: fewer pictures a step, more passes over them, a higher rate.
 KIND_SETTINGS: Mapping[str, Settings] = {
     "classification": {},
-    "segmentation": {"training": {"epochs": 10, "batch_size": 8, "lr": 1e-3}},
+    "segmentation": {"training": {"epochs": 10, "batch_size": 8, "lr": 3e-3}},
 }
 
 
