@@ -65,6 +65,7 @@ class CopiedTeacher(Teacher):
     """A second network, as research codes keep it."""
 
     def __init__(self, network: Network) -> None:
+        self.student = network
         self.network = deepcopy(network).requires_grad_(False)
         self.adapter, self.head = self.network.adapter, self.network.head
         self.network_is_copy = True

@@ -116,7 +116,7 @@ def test_bad_tables(sapwood: Run, tmp_path: Path, text: str, told: str) -> None:
     ("options", "told"),
     [
         (("--method", "seq-lor"), "Did you mean 'seq-lora'? Known methods: "),
-        (("--method", "lora+lfw"), "objectives: ewc, finetune, ilt, lwf, mib"),
+        (("--method", "lora+lfw"), "objectives: dkd, ewc, finetune, ilt, lwf, mib, plop, rcil, sats, ssul"),
         (("--method", "joint"), "only in benchmarks"),
         (("--backbone", "random:dinov2-tny"), "Did you mean 'random:dinov2-tiny'? Known backbones: "),
         (("--head", "rige"), "Did you mean 'ridge'? Known heads: "),
