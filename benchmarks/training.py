@@ -85,7 +85,7 @@ class ReadyFeed(ViewFeed, Progress):
         """The batch, as often as there are steps."""
         for _ in range(start, len(self)):
             began = time.process_time()
-            with torch.no_grad(), self.network.bare():
+            with torch.no_grad(), self.network.bare(), self.network.watching(()):
                 for _ in range(FORWARDS):
                     self.network(self.batch.images)
             self.began = time.process_time()
@@ -106,8 +106,12 @@ class ReadyRound(MaskRound):
     """A round whose ``train`` is the feed itself."""
 
     def feed(self, config: TrainingConfig, *, stays: bool) -> Any:
-        """The ready batch."""
+        """The ready batch, again and again."""
         return self.train
+
+    def plain_feed(self, config: TrainingConfig, *, held: bool, stays: bool = False) -> Any:
+        """The ready batch once, untimed."""
+        return SimpleNamespace(batches=lambda *_: [self.train.batch])  # type: ignore[attr-defined]
 
 
 def peak() -> int:
@@ -143,6 +147,27 @@ def resident(network: Network, teacher: Teacher, optimizer: torch.optim.Optimize
     return found | {"total": sum(found.values())}
 
 
+NONE: Any = SimpleNamespace(save=lambda *_: None, load=lambda: None)
+"""Checkpoints that are not kept."""
+
+
+def ready_rounds(
+    network: Network, pictures: int, size: tuple[int, ...], classes: int, steps: int
+) -> Iterator[ReadyRound]:
+    """Two rounds of half of the classes each, of noise; the first is one step long, the second ``steps``."""
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (pictures, *size, 3), dtype=torch.uint8, generator=rng)
+    split = classes // 2 + 1
+    for index, (first, known) in enumerate(((1, split), (split, classes))):
+        new = tuple(range(first, known))
+        values = torch.tensor([0, *new], dtype=torch.uint8)
+        targets = values[torch.randint(0, len(values), (pictures, *size), generator=rng)]
+        feed: Any = ReadyFeed(MaskBatch(images, targets, torch.arange(pictures)), steps if index else 1, network)
+        task = Task(index, f"round {index + 1}", new, new, known, 0)
+        names = ("background", *(f"class {channel}" for channel in range(1, known)))
+        yield ReadyRound(task, names, feed, (), size, np.arange(256, dtype=np.uint8), {})  # type: ignore[arg-type]
+
+
 def measure(side: str, options: argparse.Namespace) -> dict[str, Any]:
     """One side, in this process."""
     imported = peak()
@@ -156,15 +181,8 @@ def measure(side: str, options: argparse.Namespace) -> dict[str, Any]:
     loaded, config, counted = peak(), training_config(record), dict[str, int]()
     rounds.Teacher = CopiedTeacher if side == "copied" else Teacher  # type: ignore[misc]
 
-    rng = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (options.batch, *size, 3), dtype=torch.uint8, generator=rng)
-    split = options.classes // 2 + 1
-    for index, (first, known) in enumerate(((1, split), (split, options.classes))):
-        new = tuple(range(first, known))
-        values = torch.tensor([0, *new], dtype=torch.uint8)
-        targets = values[torch.randint(0, len(values), (options.batch, *size), generator=rng)]
-        batch = MaskBatch(images, targets, torch.arange(options.batch))
-        feed = ReadyFeed(batch, options.turns + 1 if index else 1, network)
+    for data in ready_rounds(network, options.batch, size, options.classes, options.turns + 1):
+        feed: ReadyFeed = data.train  # type: ignore[assignment]
 
         def made(optimizer: Any, *_: Any, feed: ReadyFeed = feed) -> None:
             # The first step of all warms up and is not among the times: there is time to count.
@@ -172,11 +190,7 @@ def measure(side: str, options: argparse.Namespace) -> dict[str, Any]:
                 counted.update(resident(network, feed.teacher, optimizer))
 
         hook = register_optimizer_step_post_hook(made)
-        task = Task(index, f"round {index + 1}", new, new, known, 0)
-        names = ("background", *(f"class {channel}" for channel in range(1, known)))
-        data = ReadyRound(task, names, feed, (), size, np.arange(256, dtype=np.uint8), {})
-        none: Any = SimpleNamespace(save=lambda *_: None, load=lambda: None)
-        rounds.learn_round(network, objective, data, config, checkpoints=none, progress=feed, stop=Stop())
+        rounds.learn_round(network, objective, data, config, checkpoints=NONE, progress=feed, stop=Stop())
         hook.remove()
     trained = network.trainable().values()
     return {

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -162,3 +165,16 @@ def test_ratios_and_their_table(training: ModuleType, sides: dict[str, dict[str,
     )
     assert f"| resident bytes, shared / full | ≤ 0.30 | {total['shared'] / total['full']:.3f} |" in lines
     assert len({line.count("|") for line in lines[: lines.index("")]}) == 1
+
+
+def test_steps_of_objectives() -> None:
+    """The script itself in miniature: one objective with a teacher's forward, one that shares it."""
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "objectives.py"
+    command = [sys.executable, str(script), "--json", "--backbone", BACKBONE, "--image-size", f"{HEIGHT}x{SIDE}"]
+    given = ["--batch", str(BATCH), "--turns", "2", "--objectives", "plop,ssul,ewc"]
+    done = subprocess.run([*command, *given], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert {name: one["forwards"] for name, one in found.items()} == {"plop": 3, "ssul": 1, "ewc": 2}
+    for one in found.values():
+        assert len(one["ratios"]) == 2
+        assert min(one["ratios"]) > 0.5  # it cannot do with less than the forwards it needs
