@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sapwood.adapters import ADAPTERS
+from sapwood.heads import HEADS
 from sapwood.methods import METHODS
+from sapwood.objectives import OBJECTIVES
 
 from .conftest import Run, World
 
@@ -93,6 +96,22 @@ def test_listings(sapwood: Run, command: str, keys: set[str]) -> None:
     plain = sapwood(command)
     assert plain.code == 0
     assert all(entry["name"] in plain.out for entry in listed[command])
+
+
+def test_the_matrix_says_which_parts_go_together_and_why_others_do_not(sapwood: Run) -> None:
+    listed = sapwood("methods", "--matrix", "--json").json
+    assert len(listed["combinations"]) == len(ADAPTERS) * len(OBJECTIVES) * len(HEADS)
+    assert all(entry["legal"] == (entry["reason"] is None) for part in listed.values() for entry in part)
+    refused = {(one["objective"], one["head"]): one["reason"] for one in listed["combinations"] if not one["legal"]}
+    assert refused["sats", "ridge"] == "objective sats is for segmentation, head ridge for classification"
+    assert {head for objective, head in refused if objective == "plop"} == set(HEADS) - {"dense"}
+    networks = {(one["name"], one["network"]): one["reason"] for one in listed["networks"]}
+    assert networks["lora", "ResNet"] is networks["sats", "MiT"] is None
+    assert networks["sats", "ResNet"] == "objective sats compares attention maps, and ResNet shows none"
+    assert networks["routed", "ResNet"].endswith("ResNet has convolutional ones; take full, lora, none")
+    shown = sapwood("methods", "--matrix").out
+    assert "1) the objective is for segmentation, the head for classification\n" in shown
+    assert shown.count("\nsats ") == 2  # against heads, and against networks
 
 
 def test_methods_say_what_they_store(sapwood: Run) -> None:

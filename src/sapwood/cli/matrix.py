@@ -81,8 +81,10 @@ def _print_grid(
             if reason is None:
                 row.append((yes or {}).get(column, "yes"))
                 continue
-            if reason not in reasons:
-                reasons.append(reason)
-            row.append(f"no {reasons.index(reason) + 1})")
+            # One note for all pairs that fail alike: it speaks of "the objective" where the reason names it.
+            note = reason.replace(f"{what} {name}", f"the {what}").replace(f"head {column}", "the head")
+            if note not in reasons:
+                reasons.append(note)
+            row.append(f"no {reasons.index(note) + 1})")
         rows.append(row)
     print(table(rows))
