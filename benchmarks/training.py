@@ -107,6 +107,7 @@ class ReadyRound(MaskRound):
 
     def feed(self, config: TrainingConfig, *, stays: bool) -> Any:
         """The ready batch, again and again."""
+        self.train.stays = stays  # type: ignore[attr-defined]
         return self.train
 
     def plain_feed(self, config: TrainingConfig, *, held: bool, stays: bool = False) -> Any:
