@@ -6,7 +6,7 @@ Both compare squared maps after pooling. Pooling is linear, so the difference of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -108,8 +108,7 @@ def pooled_cube_distillation(
     differences = _differences(features, teacher_features)
     total = differences[0].new_zeros(())
     for weight, difference in zip(spatial, differences, strict=True):
-        norms = torch.stack([_norm(_pool(difference, kernel)) for kernel in kernels])
-        total = total + weight / len(spatial) * norms.mean()
+        total = total + weight / len(spatial) * _WindowNorm.apply(difference, tuple(kernels))
     for weight, difference in zip(over_channels, differences, strict=False):
         total = total + weight / len(over_channels) * _norm(_pool_channels(difference, channel_width))
     return total
@@ -151,7 +150,9 @@ def _differences(features: Sequence[Tensor], teacher_features: Sequence[Tensor])
                 f"map {index} is {list(ours.shape)}, the teacher's {list(theirs.shape)}: both must be [B, c, h, w]"
             )
         wide = torch.promote_types(ours.dtype, torch.float32)
-        found.append(theirs.detach().to(wide).square() - ours.to(wide).square())
+        difference = theirs.detach().to(wide).square() - ours.to(wide).square()
+        # A transformer's maps are transposed tokens: what follows is twice as slow on such strides.
+        found.append(difference.contiguous())
     return found
 
 
@@ -175,15 +176,32 @@ def _strips(values: Tensor, scales: Sequence[int], axis: Axis) -> Tensor:
     return torch.cat(found, 1)
 
 
-def _pool(values: Tensor, kernel: int) -> Tensor:
-    """Average pooling at stride 1 with ``kernel // 2`` zeros around that count, as two products with banded matrices.
+class _WindowNorm(torch.autograd.Function):
+    """Mean over kernels and pictures of ||A v B^T||, A and B the averages over windows down and across a map v.
 
-    Large windows cost k^2 reads a cell otherwise, and their backward pass as much again.
+    ||A v B^T||^2 = <v, A^T A v B^T B>, and that second factor, divided by the norm, is the gradient: one pass of banded
+    products gives both. Windows cost k^2 reads a cell otherwise, and their backward pass as much again.
     """
-    if kernel < 1:
-        raise ValueError(f"kernels are sides of windows: at least 1, got {kernel}")
-    down, across = (_windows(side, kernel, values) for side in values.shape[2:])
-    return down @ values @ across.T
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, kernels: tuple[int, ...]) -> Tensor:
+        total, slope = values.new_zeros(()), torch.zeros_like(values)
+        for kernel in kernels:
+            if kernel < 1:
+                raise ValueError(f"kernels are sides of windows: at least 1, got {kernel}")
+            down, across = (_windows(side, kernel, values) for side in values.shape[2:])
+            turned = (down.T @ down) @ values @ (across.T @ across)
+            norms = (values * turned).flatten(1).sum(1).clamp(min=0).sqrt()
+            total += norms.mean()
+            # Where a norm is zero the gradient is taken as zero.
+            slope += turned / norms.where(norms > 0, torch.inf).reshape(-1, 1, 1, 1)
+        ctx.save_for_backward(slope / (len(kernels) * len(values)))
+        return total / len(kernels)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return gradients[0] * slope, None
 
 
 def _pool_channels(values: Tensor, width: int) -> Tensor:
