@@ -1,13 +1,62 @@
-"""What is asked of transformers itself: its classes, its silence, its way to write sizes."""
+"""What is asked of transformers itself: its classes, its silence, its way to write sizes; models of it as backbones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sapwood.backbones.base import first_line
+from sapwood.backbones.base import Backbone, BackboneInfo, Site, fingerprint, first_line
+from sapwood.backbones.families import IMAGENET, Channels
 from sapwood.errors import BackboneError
+
+
+class LibraryBackbone(Backbone):
+    """A model of transformers behind the interface of ``Backbone``; a subclass knows one sort of network.
+
+    Args:
+        model: of transformers.
+        shape: fields of ``BackboneInfo`` that follow from the model.
+        name, revision, licence: see ``BackboneInfo``.
+        mean, std: per channel; None takes those of ``usual``.
+        usual: mean and std where a checkpoint brings none.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        shape: Mapping[str, Any],
+        *,
+        name: str,
+        revision: str,
+        licence: str,
+        mean: Channels | None = None,
+        std: Channels | None = None,
+        usual: tuple[Channels, Channels] = IMAGENET,
+    ) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.info = BackboneInfo(
+            name=name,
+            revision=revision,
+            sha256=fingerprint(model),
+            licence=licence,
+            mean=mean or usual[0],
+            std=std or usual[1],
+            **shape,
+        )
+        self.sites = tuple(self._find_sites())
+        self.maps = tuple(self._find_maps())
+        self.eval()
+
+    @abstractmethod
+    def _find_sites(self) -> Iterable[Site]:
+        """Where adapters may sit."""
+
+    @abstractmethod
+    def _find_maps(self) -> Iterable[str]:
+        """Paths of the modules whose output is a feature map."""
 
 
 def transformers_class(name: str) -> Any:

@@ -10,17 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sapwood.backbones.base import (
-    Attention,
-    AttentionBlock,
-    Backbone,
-    BackboneInfo,
-    Site,
-    Tokens,
-    fingerprint,
-    patch_grid,
-)
-from sapwood.backbones.families import IMAGENET, INPUT_KEYS, Channels
+from sapwood.backbones.base import Attention, AttentionBlock, Site, Tokens, patch_grid
+from sapwood.backbones.families import INPUT_KEYS
+from sapwood.backbones.library import LibraryBackbone
 
 _TRAINED_AT = 224  # the config does not say; the encoders were trained on ImageNet at this size
 _MODULES = {
@@ -33,7 +25,7 @@ _MODULES = {
 }
 
 
-class MitBackbone(Backbone):
+class MitBackbone(LibraryBackbone):
     """A ``SegformerModel`` of transformers.
 
     ``levels`` are the maps of the stages, at a 4th, 8th, 16th and 32nd of the picture's size. Patches are all of them
@@ -41,44 +33,24 @@ class MitBackbone(Backbone):
 
     Args:
         model: a ``SegformerModel``.
-        name, revision, licence: see ``BackboneInfo``.
-        mean, std: per channel; None takes ImageNet's.
+        origin: see ``LibraryBackbone``.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        name: str,
-        revision: str,
-        licence: str,
-        mean: Channels | None = None,
-        std: Channels | None = None,
-    ) -> None:
-        super().__init__()
-        config = model.config
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, model: Any, **origin: Any) -> None:
         for stage in model.stages:
             stage.reshape = True  # some checkpoints ask for the last stage as a sequence
-        self.info = BackboneInfo(
-            name=name,
-            family="mit",
-            revision=revision,
-            sha256=fingerprint(model),
-            licence=licence,
-            dim=sum(config.hidden_sizes),
-            patch=math.prod(config.strides),
-            depth=sum(config.depths),
-            heads=config.num_attention_heads[-1],
-            prefix_tokens=0,
-            image_size=_TRAINED_AT,
-            mean=mean or IMAGENET[0],
-            std=std or IMAGENET[1],
-            stride=config.strides[0],
-        )
-        self.sites = tuple(self._find_sites())
-        self.maps = tuple(f"model.stages.{stage}" for stage in range(len(model.stages)))
-        self.eval()
+        config = model.config
+        shape = {
+            "family": "mit",
+            "dim": sum(config.hidden_sizes),
+            "patch": math.prod(config.strides),
+            "depth": sum(config.depths),
+            "heads": config.num_attention_heads[-1],
+            "prefix_tokens": 0,
+            "image_size": _TRAINED_AT,
+            "stride": config.strides[0],
+        }
+        super().__init__(model, shape, **origin)
 
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of normalised pictures [B, 3, H, W]; H and W multiples of 32, else ConfigError."""
@@ -103,6 +75,9 @@ class MitBackbone(Backbone):
 
     def _set_attention(self, implementation: Attention) -> None:
         self.model.set_attn_implementation(implementation)
+
+    def _find_maps(self) -> Iterator[str]:
+        return (f"model.stages.{stage}" for stage in range(len(self.model.stages)))
 
     def _find_sites(self) -> Iterator[Site]:
         index = 0

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sapwood.backbones.base import Backbone, BackboneInfo, Kernel, Site, Tokens, fingerprint, patch_grid
-from sapwood.backbones.families import IMAGENET, Channels
+from sapwood.backbones.base import Kernel, Site, Tokens, patch_grid
+from sapwood.backbones.library import LibraryBackbone
 
 _TRAINED_AT = 224  # the config does not say; the hub's encoders were trained on ImageNet at this size
 _STEM = 4  # pixels a cell after the stem: a convolution and a pooling, each of stride 2
 
 
-class ResNetBackbone(Backbone):
+class ResNetBackbone(LibraryBackbone):
     """A ``ResNetModel`` of transformers whose last stage keeps the grid of the one before.
 
     There the stride is 1 and the convolutions behind it are dilated by 2 (Chen et al. 2017, section 3.1: atrous
@@ -28,46 +28,26 @@ class ResNetBackbone(Backbone):
 
     Args:
         model: a ``ResNetModel``; its last stage is changed to the dilated form, its weights are not.
-        name, revision, licence: see ``BackboneInfo``.
-        mean, std: per channel; None takes ImageNet's.
+        origin: see ``LibraryBackbone``.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        name: str,
-        revision: str,
-        licence: str,
-        mean: Channels | None = None,
-        std: Channels | None = None,
-    ) -> None:
-        super().__init__()
-        config = model.config
-        self.model = model.requires_grad_(False)
+    def __init__(self, model: Any, **origin: Any) -> None:
         stages = list(model.encoder.stages)
         _dilate(stages[-1])
         stride = _STEM
         for stage in stages:
             stride *= max(convolution.stride[0] for convolution in _convolutions(stage.layers[0]))
-        self.info = BackboneInfo(
-            name=name,
-            family="resnet",
-            revision=revision,
-            sha256=fingerprint(model),
-            licence=licence,
-            dim=config.hidden_sizes[-1],
-            patch=stride,
-            depth=sum(config.depths),
-            heads=0,
-            prefix_tokens=0,
-            image_size=_TRAINED_AT,
-            mean=mean or IMAGENET[0],
-            std=std or IMAGENET[1],
-        )
-        self.maps = tuple(_show_before_activation(number, stage) for number, stage in enumerate(stages))
-        self.sites = tuple(self._find_sites())
-        self.eval()
+        config = model.config
+        shape = {
+            "family": "resnet",
+            "dim": config.hidden_sizes[-1],
+            "patch": stride,
+            "depth": sum(config.depths),
+            "heads": 0,
+            "prefix_tokens": 0,
+            "image_size": _TRAINED_AT,
+        }
+        super().__init__(model, shape, **origin)
 
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of normalised pictures [B, 3, H, W]; H and W multiples of 16, else ConfigError."""
@@ -83,6 +63,10 @@ class ResNetBackbone(Backbone):
     def train(self, mode: bool = True) -> ResNetBackbone:
         """Stays in evaluation mode: batch norm never looks at the batch."""
         return super().train(False)
+
+    def _find_maps(self) -> Iterator[str]:
+        for number, stage in enumerate(self.model.encoder.stages):
+            yield _show_before_activation(number, stage)
 
     def _find_sites(self) -> Iterator[Site]:
         index = 0

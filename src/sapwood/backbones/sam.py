@@ -12,22 +12,19 @@ from torch.nn import functional as F
 from sapwood.backbones.base import (
     Attention,
     AttentionBlock,
-    Backbone,
-    BackboneInfo,
     Site,
     Tokens,
-    fingerprint,
     patch_grid,
 )
-from sapwood.backbones.families import IMAGENET, INPUT_KEYS, Channels
-from sapwood.backbones.library import pixels
+from sapwood.backbones.families import INPUT_KEYS
+from sapwood.backbones.library import LibraryBackbone, pixels
 from sapwood.errors import ConfigError
 
 _MODULES = {"q": "attn.qkv", "k": "attn.qkv", "v": "attn.qkv", "o": "attn.proj", "fc1": "mlp.lin1", "fc2": "mlp.lin2"}
 _FUSED = "qkv"
 
 
-class SamBackbone(Backbone):
+class SamBackbone(LibraryBackbone):
     """A ``SamVisionModel`` of transformers; patches are the neck's output, pooled is their mean.
 
     Both tables of positions belong to one size of picture. ``resize`` brings them to the state's size once: the
@@ -36,42 +33,22 @@ class SamBackbone(Backbone):
 
     Args:
         model: a ``SamVisionModel``.
-        name, revision, licence: see ``BackboneInfo``.
-        mean, std: per channel; None takes ImageNet's.
+        origin: see ``LibraryBackbone``.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        name: str,
-        revision: str,
-        licence: str,
-        mean: Channels | None = None,
-        std: Channels | None = None,
-    ) -> None:
-        super().__init__()
+    def __init__(self, model: Any, **origin: Any) -> None:
         config = model.config
-        self.model = model.eval().requires_grad_(False)
-        self.info = BackboneInfo(
-            name=name,
-            family="sam",
-            revision=revision,
-            sha256=fingerprint(model),
-            licence=licence,
-            dim=config.output_channels,
-            patch=pixels(config.patch_size),
-            depth=config.num_hidden_layers,
-            heads=config.num_attention_heads,
-            prefix_tokens=0,
-            image_size=pixels(config.image_size),
-            mean=mean or IMAGENET[0],
-            std=std or IMAGENET[1],
-            fixed_size=True,
-        )
-        self.sites = tuple(self._find_sites())
-        self.maps = tuple(f"model.vision_encoder.layers.{index}" for index in range(self.info.depth))
-        self.eval()
+        shape = {
+            "family": "sam",
+            "dim": config.output_channels,
+            "patch": pixels(config.patch_size),
+            "depth": config.num_hidden_layers,
+            "heads": config.num_attention_heads,
+            "prefix_tokens": 0,
+            "image_size": pixels(config.image_size),
+            "fixed_size": True,
+        }
+        super().__init__(model, shape, **origin)
 
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of normalised pictures [B, 3, S, S], S the backbone's ``image_size``, else ConfigError."""
@@ -125,6 +102,9 @@ class SamBackbone(Backbone):
         # The model picks a class when it is built; the classes differ in their forward alone.
         for layer in self.model.vision_encoder.layers:
             layer.attn.__class__ = SAM_VISION_ATTENTION_CLASSES[implementation]
+
+    def _find_maps(self) -> Iterator[str]:
+        return (f"model.vision_encoder.layers.{index}" for index in range(self.info.depth))
 
     def _find_sites(self) -> Iterator[Site]:
         for index in range(self.info.depth):

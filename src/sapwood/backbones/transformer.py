@@ -7,55 +7,33 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sapwood.backbones.base import Attention, Backbone, BackboneInfo, Site, Tokens, fingerprint, patch_grid
-from sapwood.backbones.families import FAMILIES, INPUT_KEYS, Channels
-from sapwood.backbones.library import pixels
+from sapwood.backbones.base import Attention, Site, Tokens, patch_grid
+from sapwood.backbones.families import FAMILIES, INPUT_KEYS
+from sapwood.backbones.library import LibraryBackbone, pixels
 
 
-class TransformersBackbone(Backbone):
+class TransformersBackbone(LibraryBackbone):
     """A vision encoder of transformers behind the interface of ``Backbone``.
 
     Args:
         model: an instance of the family's model class.
         family: key of ``FAMILIES``.
-        name, revision, licence: see ``BackboneInfo``.
-        mean, std: per channel; None takes the family's.
+        origin: see ``LibraryBackbone``.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        family: str,
-        *,
-        name: str,
-        revision: str,
-        licence: str,
-        mean: Channels | None = None,
-        std: Channels | None = None,
-    ) -> None:
-        super().__init__()
-        row = FAMILIES[family]
-        config = model.config
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, model: Any, family: str, **origin: Any) -> None:
+        row, config = FAMILIES[family], model.config
         table = pixels(config.image_size)
-        self.info = BackboneInfo(
-            name=name,
-            family=family,
-            revision=revision,
-            sha256=fingerprint(model),
-            licence=licence,
-            dim=config.hidden_size,
-            patch=pixels(config.patch_size),
-            depth=config.num_hidden_layers,
-            heads=config.num_attention_heads,
-            prefix_tokens=row.prefix_tokens(config),
-            image_size=min(table, row.working_size or table),
-            mean=mean or row.mean,
-            std=std or row.std,
-        )
-        self.sites = tuple(self._find_sites())
-        self.maps = tuple(f"model.{row.blocks}.{index}" for index in range(self.info.depth))
-        self.eval()
+        shape = {
+            "family": family,
+            "dim": config.hidden_size,
+            "patch": pixels(config.patch_size),
+            "depth": config.num_hidden_layers,
+            "heads": config.num_attention_heads,
+            "prefix_tokens": row.prefix_tokens(config),
+            "image_size": min(table, row.working_size or table),
+        }
+        super().__init__(model, shape, usual=(row.mean, row.std), **origin)
 
     def forward(self, images: Tensor) -> Tokens:
         """Tokens of normalised pictures [B, 3, H, W]; H and W multiples of the patch, else ConfigError."""
@@ -71,6 +49,9 @@ class TransformersBackbone(Backbone):
 
     def _set_attention(self, implementation: Attention) -> None:
         self.model.set_attn_implementation(implementation)
+
+    def _find_maps(self) -> Iterator[str]:
+        return (f"model.{FAMILIES[self.info.family].blocks}.{index}" for index in range(self.info.depth))
 
     def _find_sites(self) -> Iterator[Site]:
         row = FAMILIES[self.info.family]
