@@ -25,7 +25,10 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"adapters", "heads", "objectives"}),
     frozenset({"adapted", "methods", "network", "observing"}),
     frozenset({"assembly", "collector", "export", "feeds", "training"}),
-    frozenset({"costs", "evaluation", "fitting", "history", "kinds", "learner", "mask_evaluation", "rounds"}),
+    frozenset(
+        {"acceptance", "announce", "costs", "evaluation", "fitting", "history", "kinds", "learner", "mask_evaluation"}
+    )
+    | {"measuring", "preparation", "repair", "repair_draft", "repair_record", "repair_steps", "repair_sums", "rounds"},
     frozenset({"bench", "report", "serve"}),
     frozenset({"cli"}),
     frozenset({"__init__", "__main__"}),

@@ -20,6 +20,7 @@ from sapwood.costs import estimate_round
 from sapwood.errors import ConfigError, DataError, StateError, UnknownName
 from sapwood.feeds import PictureFeed
 from sapwood.learner import Learner
+from sapwood.preparation import round_config
 from sapwood.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("settled")
@@ -82,7 +83,9 @@ def test_the_record_tells_what_happened(tmp_path: Path, picture_folder: Folders)
     assert second["trainable_parameters"] == lora + 3 * 33
     assert first["seed"] == 3
     assert first["seconds"] > 0
-    assert first["declared_bytes"] == 4 * first["trainable_parameters"]
+    head = learner.state.tensors(f"{first['folder']}/head.safetensors")
+    kept = sum(value.numel() * value.element_size() for name, value in head.items() if name.startswith("known."))
+    assert first["declared_bytes"] == 4 * first["trainable_parameters"] + kept
     assert learner.accuracy_ == [[first["validation_accuracy"]], [None, second["validation_accuracy"]]]
     assert learner.record["accuracy_on"] == ["validation", "validation"]
     assert learner.record["settings"]["training"]["epochs"] == 2  # later rounds inherit
@@ -217,7 +220,12 @@ def test_validation_pictures_train_no_gradient_head(tmp_path: Path, picture_fold
             changed += 1
     assert changed == 2
     other = create(tmp_path / "other").learn(first, training=FAST)
-    assert same(whole, other)
+    trained = [
+        {name: value for name, value in tensors(each).items() if ":known." not in name} for each in (whole, other)
+    ]
+    assert trained[0].keys() == trained[1].keys()
+    assert all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())
+    assert not same(whole, other)  # what is known, and where that ends, they do decide
     one, two = (learner.network.head.temperature for learner in (whole, other))
     assert one != two  # that is what they are for
 
@@ -309,7 +317,7 @@ def test_the_estimate_counts_what_trains(tmp_path: Path, picture_folder: Folders
         learner = create(tmp_path / method, method)
         store = learner.kind.load(learner.kind.read(data), 28, Progress(), skip_bad=False)
         round_ = learner.kind.prepare(store, (), 0, "first", 0, 0.0, 28)
-        found[method] = estimate_round(learner.network, learner._training(FAST), round_)
+        found[method] = estimate_round(learner.network, round_config(learner.record, FAST), round_)
     assert found["ncm"].memory < found["seq-lora"].memory < found["full-finetune"].memory
     assert all(estimate.seconds > 0 for estimate in found.values())
     assert str(found["ncm"]).startswith("about ")

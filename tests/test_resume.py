@@ -84,10 +84,10 @@ MOMENTS = [
     ("seq-lora", "training 1"),
     ("seq-lora", "training 7"),
     ("seq-lora", "training 12"),  # the last step: its checkpoint is not written yet
-    ("seq-lora", "validation 1"),
+    ("seq-lora", "validation features 1"),
     ("seq-lora", "before commit"),
     ("lora+ewc", "training 7"),
-    ("lora+ewc", "validation 1"),
+    ("lora+ewc", "validation features 1"),
     ("lora+lwf", "training 7"),
     ("seq-lora+ridge", "features before 1"),
     ("seq-lora+ridge", "training 5"),
@@ -113,7 +113,7 @@ def test_killed_rounds_go_on(method: str, moment: str, learning: Learning, start
     assert [facts["total"] for facts in training] == ([steps] if steps else [])
     if moment.startswith("training"):
         assert training[0]["done"] == int(moment.split()[1]) - 1  # from the last checkpoint, not from the start
-    elif moment in ("validation 1", "features 1", "before commit") and steps:
+    elif moment in ("validation features 1", "features 1", "before commit") and steps:
         assert training[0]["done"] == steps  # nothing is trained again
     started.undisturbed(method, state)
 

@@ -50,3 +50,17 @@ class Interrupted(SapwoodError):
     """Stopped by Ctrl-C or SIGTERM after a checkpoint was written."""
 
     exit_code = 130
+
+
+class RoundRefused(SapwoodError):
+    """A round was learned and measured, and not committed because an old class would suffer (exit code 3).
+
+    Attributes:
+        facts: round, version, limit and the classes with their fractions before and after, as JSON.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, facts: dict[str, object]) -> None:
+        super().__init__(message)
+        self.facts = facts

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sapwood.data.store import PictureStore
 from sapwood.feeds import extract, passes
+from sapwood.functional.calibration import expected_calibration_error
+from sapwood.functional.openset import nearest_distance
 from sapwood.heads.base import PooledHead
 from sapwood.network import Network
 from sapwood.progress import Progress
 
 _BATCH = 64
+_LISTED = 20
+"""Confusions, and pictures that are surely wrong."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,16 @@ class Prediction:
         label: the class with the highest score.
         score: its probability over the known classes, in [0, 1].
         top: the best classes with their scores, best first.
+        known: whether it is like pictures of some class that was learned; None where that cannot be said.
+        calibrated: whether held-out pictures have made the scores probabilities.
     """
 
     path: str
     label: str
     score: float
     top: tuple[tuple[str, float], ...]
+    known: bool | None = None
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,31 +51,40 @@ class Evaluation:
         version: id of the version that predicted.
         images: number of pictures.
         accuracy: fraction of pictures called by their class.
+        balanced_accuracy: mean of ``per_class``.
         per_class: fraction by class, for classes that have pictures.
         per_task: fraction by round name, over the classes of the round that have pictures.
         confusion: counts [K][K], rows are the true class, columns the predicted one, in learning order.
         classes: names in learning order.
+        top_confusions: what is taken for what, the most pictures first: ``true``, ``predicted``, ``count`` and
+            ``share`` of the true class's pictures.
+        ece: expected calibration error of the scores; None where they were not looked at.
+        calibrated: whether held-out pictures have made the scores probabilities.
+        accepted: fraction of pictures that are called known; None where that cannot be said.
+        worst: the pictures most surely wrong, surest first: ``path``, ``true``, ``predicted``, ``score``.
+        unknown_images: pictures of other classes that were measured too.
+        false_accept: fraction of these that are called known all the same; None where that cannot be said.
     """
 
     version: str
     images: int
     accuracy: float
+    balanced_accuracy: float
     per_class: dict[str, float]
     per_task: dict[str, float]
     confusion: list[list[int]]
     classes: list[str]
+    top_confusions: list[dict[str, Any]]
+    ece: float | None = None
+    calibrated: bool | None = None
+    accepted: float | None = None
+    worst: list[dict[str, Any]] = field(default_factory=list)
+    unknown_images: int = 0
+    false_accept: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What ``sapwood evaluate --json`` prints."""
-        return {
-            "version": self.version,
-            "images": self.images,
-            "accuracy": self.accuracy,
-            "per_class": self.per_class,
-            "per_task": self.per_task,
-            "confusion": self.confusion,
-            "classes": self.classes,
-        }
+        return dict(self.__dict__)
 
 
 def confusion_counts(targets: Tensor, predicted: Tensor, classes: int) -> Tensor:
@@ -94,7 +111,29 @@ def evaluate_counts(
             per_task[task["name"]] = cell
     images = int(total.sum())
     accuracy = right.sum().item() / images if images else 0.0
-    return Evaluation(version, images, accuracy, per_class, per_task, confusion.tolist(), names)
+    balanced = sum(per_class.values()) / len(per_class) if per_class else 0.0
+    confused = top_confusions(confusion, names)
+    return Evaluation(version, images, accuracy, balanced, per_class, per_task, confusion.tolist(), names, confused)
+
+
+def top_confusions(confusion: Tensor, classes: Sequence[str], most: int = _LISTED) -> list[dict[str, Any]]:
+    """Pairs of classes that are taken for each other, the most pictures first.
+
+    >>> top_confusions(torch.tensor([[6, 2], [0, 4]]), ("kestrel", "falcon"))
+    [{'true': 'kestrel', 'predicted': 'falcon', 'count': 2, 'share': 0.25}]
+    """
+    wrong = confusion - confusion.diagonal().diag()
+    pairs = sorted(wrong.nonzero().tolist(), key=lambda pair: (-int(wrong[pair[0], pair[1]]), pair))
+    totals = confusion.sum(1).tolist()
+    return [
+        {
+            "true": classes[true],
+            "predicted": classes[predicted],
+            "count": int(wrong[true, predicted]),
+            "share": int(wrong[true, predicted]) / totals[true],
+        }
+        for true, predicted in pairs[:most]
+    ]
 
 
 def task_cells(confusion: Tensor, classes: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
@@ -116,27 +155,120 @@ def predict_logits(
     check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Prediction logits [n, K] of the plain views, on the CPU; ``check`` may raise between batches."""
+    return look(network, store, image_size, progress, check, known=False).logits
+
+
+class Look(NamedTuple):
+    """What a network makes of pictures.
+
+    Attributes:
+        logits: [n, K].
+        known: [n] bool, whether they are like pictures of some class that was learned; None where that cannot be said.
+    """
+
+    logits: Tensor
+    known: Tensor | None
+
+
+@torch.no_grad()
+def look(
+    network: Network,
+    store: PictureStore,
+    image_size: int,
+    progress: Progress,
+    check: Callable[[], None] = lambda: None,
+    *,
+    known: bool = True,
+) -> Look:
+    """Logits of the plain views, and with ``known`` whether pictures look like a known class; one forward each."""
+    head = network.head
+    assert isinstance(head, PooledHead)
+    limits = head.known_gaussians() if known else None
     options: dict[str, Any] = {"image_size": image_size, "batch_size": _BATCH, "what": "predicting", "check": check}
+
+    def judged(pooled: Tensor, logits: Tensor) -> Tensor:
+        if limits is None:
+            return logits
+        gaussians, limit = limits
+        return torch.cat([logits, (nearest_distance(pooled, gaussians) <= limit).to(logits)[:, None]], dim=1)
+
+    def answer(images: Tensor) -> Tensor:
+        tokens, context = network.tokens(images)
+        return judged(tokens.pooled, network.adapter.calibrate(head(tokens), context))
+
     if network.memory is not None and not network.adapter.moves:
-        features = extract(network, store, progress=progress, **options)
-        head = network.head
-        assert isinstance(head, PooledHead)
-        with torch.no_grad():
-            return head.logits(features.to(network.device)).cpu()
-    return passes(network, store, [network.predict], progress=progress, **options)[0]
+        features = extract(network, store, progress=progress, **options).to(network.device)
+        found = judged(features, head.logits(features)).cpu()
+    else:
+        found = passes(network, store, [answer], progress=progress, **options)[0]
+    if limits is None:
+        return Look(found, None)
+    return Look(found[:, :-1], found[:, -1] > 0)
 
 
 def name_pictures(
     network: Network, store: PictureStore, classes: Sequence[str], image_size: int, top: int, progress: Progress
 ) -> list[Prediction]:
     """The best classes of each picture, with softmax scores at the head's temperature."""
-    logits = predict_logits(network, store, image_size, progress)
+    logits, known = look(network, store, image_size, progress)
     best, order = (logits / network.head.temperature).softmax(1).topk(min(max(1, top), len(classes)))
     named = [
         tuple((classes[index], value) for index, value in zip(which, values, strict=True))
         for which, values in zip(order.tolist(), best.tolist(), strict=True)
     ]
-    return [Prediction(picture.name, *row[0], row) for picture, row in zip(store.pictures, named, strict=True)]
+    likeness = [None] * len(named) if known is None else known.tolist()
+    calibrated = is_calibrated(network)
+    return [
+        Prediction(picture.name, *row[0], row, like, calibrated)
+        for picture, row, like in zip(store.pictures, named, likeness, strict=True)
+    ]
+
+
+def is_calibrated(network: Network) -> bool:
+    """Whether held-out pictures of the last round gave the temperature of the scores."""
+    return bool(getattr(network.head, "calibrated", False))
+
+
+def targets_of(store: PictureStore, classes: Sequence[str]) -> Tensor:
+    """Indices [n] of the pictures' classes."""
+    position = {name: index for index, name in enumerate(classes)}
+    return torch.tensor([position[str(label)] for label in store.pictures.labels])
+
+
+def count_outcomes(
+    network: Network, store: PictureStore, classes: Sequence[str], image_size: int, progress: Progress
+) -> tuple[Tensor, dict[str, Any]]:
+    """Counts [K, K] of true against predicted classes, and what else an ``Evaluation`` says of the pictures."""
+    logits, known = look(network, store, image_size, progress)
+    targets = targets_of(store, classes)
+    score, predicted = (logits / network.head.temperature).softmax(1).max(1)
+    right = predicted == targets
+    wrong = (~right).nonzero().flatten()
+    surest = wrong[score[wrong].argsort(descending=True, stable=True)][:_LISTED].tolist()
+    details: dict[str, Any] = {
+        "ece": expected_calibration_error(score, right),
+        "calibrated": is_calibrated(network),
+        "accepted": None if known is None else known.double().mean().item(),
+        "worst": [
+            {
+                "path": store.pictures[index].name,
+                "true": classes[int(targets[index])],
+                "predicted": classes[int(predicted[index])],
+                "score": score[index].item(),
+            }
+            for index in surest
+        ],
+    }
+    return confusion_counts(targets, predicted, len(classes)), details
+
+
+def accepted_share(network: Network, store: PictureStore, image_size: int, progress: Progress) -> float | None:
+    """Fraction of pictures that are called known; of pictures of other classes this is the false-accept rate.
+
+    None where it cannot be said.
+    """
+    known = look(network, store, image_size, progress).known
+    return None if known is None else known.double().mean().item()
 
 
 def count_confusion(
@@ -148,7 +280,5 @@ def count_confusion(
     check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Counts [K, K] of true against predicted classes over labelled pictures."""
-    position = {name: index for index, name in enumerate(classes)}
-    targets = torch.tensor([position[str(label)] for label in store.pictures.labels])
     predicted = predict_logits(network, store, image_size, progress, check).argmax(1)
-    return confusion_counts(targets, predicted, len(classes))
+    return confusion_counts(targets_of(store, classes), predicted, len(classes))

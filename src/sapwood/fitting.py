@@ -17,6 +17,8 @@ from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 
 _SMALLEST_BATCH = 32
+# Of a head that training has fitted only what is known is asked of features: a part of the pictures answers that.
+_LOOKED_AT, _LEAST_LOOKED_AT = 0.25, 64
 
 
 class PooledFit:
@@ -42,11 +44,14 @@ class PooledFit:
         self.before: Tensor | None = None
         self.features: Tensor | None = None
         self.held: Tensor | None = None
+        self.looked_at = range(len(data.train)) if head.wants_features else _part(data.train_targets)
 
     def remember(self) -> None:
-        """Keep the features as they are before the adapter moves them, if the head's statistics shall follow."""
-        if self.head.drift == "linear" and not self.network.adapter.keeps_features:
-            self.before = extract(self.network, self.data.train, what="features before", **self.options)
+        """Keep the features as they are before the adapter moves them, if statistics shall follow."""
+        follow = self.head.drift == "linear" or self.head.known.own
+        if follow and not self.network.adapter.keeps_features:
+            store = self.data.train.subset(self.looked_at)
+            self.before = extract(self.network, store, what="features before", **self.options)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Features [n, d] of training and of validation pictures."""
@@ -54,6 +59,10 @@ class PooledFit:
             self.features = extract(self.network, self.data.train, what="features", **self.options)
             self.held = extract(self.network, self.data.held, what="validation features", **self.options)
         return self.features, self.held
+
+    def of_all(self) -> Tensor | None:
+        """Features [n, d] as far as they have been computed: of all pictures or None; training before validation."""
+        return None if self.features is None or self.held is None else torch.cat([self.features, self.held])
 
     def feeds(self) -> tuple[Feed, Feed]:
         """Training and validation features as batches: only the head is evaluated."""
@@ -67,23 +76,45 @@ class PooledFit:
     def finish(self) -> tuple[dict[str, Any], float | None]:
         """Fit the head and choose its temperature: facts for the log, accuracy on the validation pictures."""
         head, data = self.head, self.data
+        stays = self.features is not None
+        if stays or head.wants_features:
+            features, held = self.compute()
+            train = Features(features, data.train_targets)
+        else:
+            features = extract(self.network, data.train.subset(self.looked_at), what="features", **self.options)
+            held = self.held = extract(self.network, data.held, what="validation features", **self.options)
+            train = Features(features, data.train_targets[self.looked_at])
+        validation = Features(held, data.held_targets) if len(data.held) else None
+        if self.before is not None:
+            drift = drift_map(self.before, features, head.config.drift_strength)
+            head.known.carry(drift)
+            if head.drift == "linear":
+                head.carry(drift)
+        head.calibrated = False
         facts: dict[str, Any] = {}
         accuracy: float | None = None
         if head.wants_features:
-            features, held = self.compute()
-            if self.before is not None:
-                head.carry(drift_map(self.before, features, head.config.drift_strength))
-            validation = Features(held, data.held_targets) if len(data.held) else None
-            facts = head.fit(Features(features, data.train_targets), validation, data.task.generator("fit"))
+            facts = head.fit(train, validation, data.task.generator("fit"))
             accuracy = facts.get("validation_accuracy")
-        if len(data.held) and not head.calibrates:
+        if validation is not None and not head.calibrates:
             logits = self._held_logits()
             head.calibrate_temperature(logits, data.held_targets)
             accuracy = head.right_share(logits, data.held_targets)
-        return facts, accuracy
+        return facts | head.learn_known(train, validation, stays=stays), accuracy
 
     @torch.no_grad()
     def _held_logits(self) -> Tensor:
         if self.held is not None and not self.network.adapter.calibrates:
             return self.head.logits(self.held.to(self.network.device)).cpu()
         return passes(self.network, self.data.held, [self.network.predict], what="validation", **self.options)[0]
+
+
+def _part(targets: Tensor) -> list[int]:
+    """Indices of a quarter of the pictures, 64 at least, of each class its share.
+
+    >>> _part(torch.tensor([0, 1] * 200)).count(0), len(_part(torch.arange(1000) % 10)), len(_part(torch.zeros(9)))
+    (1, 250, 9)
+    """
+    count = min(len(targets), max(_LEAST_LOOKED_AT, round(_LOOKED_AT * len(targets))))
+    places = torch.linspace(0, len(targets) - 1, count).round().long()
+    return sorted(targets.argsort(stable=True)[places].tolist())

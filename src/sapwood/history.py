@@ -22,6 +22,10 @@ from sapwood.objectives.base import Objective
 from sapwood.settings import TrainingConfig, plain
 from sapwood.state import State
 
+FEATURES = "features.safetensors"
+MOST_FEATURE_BYTES = 8_000_000
+"""Of a round, beyond which its features are not kept."""
+
 
 def commit_round(
     state: State,
@@ -34,6 +38,8 @@ def commit_round(
 ) -> None:
     """Write what a round left behind and make it the current version."""
     tensors, parts = write_parts(network, objective, adapted=learned["adapted"])
+    if (features := kept_features(network, config, learned)) is not None:
+        tensors[FEATURES] = {"features": features}
     folder = state.free_task_folder(round_.task.index + 1, round_.task.name)
     facts = {
         **learned,
@@ -44,10 +50,41 @@ def commit_round(
         "declared_bytes": stored_bytes(tensors),
     }
     record = after_round(state.version.record, round_, config, facts, confusion, network.device)
+    if learned["adapted"]:  # what earlier rounds keep are features of another network
+        record["files"] = {name: entry for name, entry in record["files"].items() if not name.endswith(f"/{FEATURES}")}
     files: dict[str, Any] = {f"{folder}/{name}": content for name, content in tensors.items()}
-    files[f"{folder}/pictures.jsonl"] = as_json_lines(round_.manifest())
+    files[f"{folder}/pictures.jsonl"] = as_json_lines(manifest(round_, record))
     files[f"{folder}/log.jsonl"] = as_json_lines(learned["log"])
     state.commit(record, files, f"learn {round_.task.name}")
+
+
+def kept_features(network: Network, config: TrainingConfig, learned: Mapping[str, Any]) -> Tensor | None:
+    """Pooled features [n, d] float32 of a round's pictures, in the order of its manifest, if they are to be kept.
+
+    They are where they stay true, so that pictures can be taken out of a head's sums again: for a head that predicts
+    from statistics, on an adapter that never moves them, or only in the first round; up to 8 MB.
+    """
+    features: Tensor | None = learned.get("features")
+    stays = not network.adapter.moves or config.adapt == "first"
+    if features is None or network.head.fitted != "statistics" or not stays:
+        return None
+    return features if features.numel() * features.element_size() <= MOST_FEATURE_BYTES else None
+
+
+def manifest(round_: Round, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is remembered of a round's pictures, with ids of classes, which stay, for their indices, which may not."""
+    ids = [entry["id"] for entry in record["classes"]]
+    return [{**row, "label": ids[row["label"]]} if "label" in row else row for row in round_.manifest()]
+
+
+def next_class_id(record: Mapping[str, Any]) -> int:
+    """An id that no class has, nor had in an earlier version of this line.
+
+    >>> next_class_id({"classes": [{"id": 0}, {"id": 4}]}), next_class_id({"classes": [], "next_class_id": 7})
+    (5, 7)
+    """
+    free = 1 + max((entry["id"] for entry in record["classes"]), default=-1)
+    return max(free, record.get("next_class_id", 0))
 
 
 def after_round(
@@ -79,6 +116,7 @@ def after_round(
         "head_fit": {key: value for key, value in facts["head"].items() if isinstance(value, int | float | str)},
         "device": str(device),
         "precision": facts["precision"],
+        "adapted": facts["adapted"],
         "threads": torch.get_num_threads(),
         "libraries": libraries(),
     }
@@ -90,14 +128,13 @@ def after_round(
     else:
         row, source = [None] * len(tasks), "validation"
         row[-1] = facts["validation_accuracy"]
-    known = len(record["classes"])
+    known, free = len(record["classes"]), next_class_id(record)
+    brought = [{"id": free + count, "name": name} for count, name in enumerate(round_.names[known:])]
     return {
         **record,
         "settings": {**record["settings"], "training": plain(config)},
-        "classes": [
-            *record["classes"],
-            *({"id": index, "name": round_.names[index]} for index in range(known, len(round_.names))),
-        ],
+        "classes": [*record["classes"], *brought],
+        "next_class_id": free + len(brought),
         "tasks": tasks,
         "accuracy": [*record["accuracy"], row],
         "accuracy_on": [*record["accuracy_on"], source],

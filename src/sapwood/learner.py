@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sapwood.acceptance import Acceptance
+from sapwood.announce import Announcement, announce
 from sapwood.assembly import Overrides, assemble, merge_settings, new_record, resolve_precision, training_config
 from sapwood.backbones import create_backbone, resolve_default
-from sapwood.costs import estimate_round
 from sapwood.data.given import as_pictures
-from sapwood.data.names import class_name
-from sapwood.errors import ConfigError, DataError
-from sapwood.history import after_measuring, commit_round
-from sapwood.kinds import KINDS, Kind, kind_of
+from sapwood.errors import ConfigError
+from sapwood.history import commit_round
+from sapwood.kinds import KINDS, Kind
 from sapwood.kinds.base import Size, task_names
+from sapwood.measuring import measure
 from sapwood.methods import find_method
 from sapwood.methods.legality import misfit_on
 from sapwood.network import Network
 from sapwood.objectives.base import Objective
+from sapwood.preparation import prepare_round
 from sapwood.progress import Progress
-from sapwood.rounds import begin, learn_round, plan_of
-from sapwood.settings import TrainingConfig, build, plain
+from sapwood.rounds import learn_round, standing
+from sapwood.settings import TrainingConfig
 from sapwood.state import State, Version
 from sapwood.training import stop_on_signals
 
@@ -130,6 +131,7 @@ class Learner:
         unlabelled: str = "background",
         skip_bad: bool = False,
         restart: bool = False,
+        max_drop: float | None = None,
         progress: Progress | None = None,
     ) -> Learner:
         """Learn one round: new classes, more pictures of known ones, or both; then commit it as a new version.
@@ -146,58 +148,57 @@ class Learner:
             unlabelled: of masks: what belongs to none of their classes is ``background``, or to be ``ignore``-d.
             skip_bad: leave unreadable pictures out instead of stopping.
             restart: throw a half-learned round away.
-            progress: listens to what happens.
+            max_drop: percentage points that an old class among ``test`` may lose; if one loses more, nothing is kept.
+            progress: listens to what happens, and is first told what ``announce`` finds.
 
         Raises:
             UsageError: something the user can mend; the state is unchanged.
+            RoundRefused: an old class lost more than ``max_drop``; the state is unchanged.
             Interrupted: stopped after a checkpoint.
         """
         progress = progress or Progress()
-        config = self._training(training or {})
-        tasks = self.record["tasks"]
-        name = f"task-{len(tasks) + 1}" if task is None else class_name(task, "--task", "round")
-        self._fits(data)
-        size, info, seed = self.record["image_size"], self.record["backbone"], self.record["seed"]
-        load = partial(
-            self.kind.load,
-            size=size,
-            progress=progress,
-            skip_bad=skip_bad,
-            workers=config.workers,
-            least=info["patch"],
-        )
-        store = load(self.kind.read(data, unlabelled=unlabelled))
-        tests = None if test is None else load(self.kind.read_tests(test))
-        known, held = self.classes_, config.validation
-        round_ = self.kind.prepare(
-            store, known, len(tasks), name, seed, held, size, info.get("stride") or info["patch"]
-        )
-        remarks = round_.remarks()
-        if tests is not None:
-            remarks += self.kind.check_tests(tests, round_.names)
-            if shared := len(set(store.sha256) & set(tests.sha256)):
-                remarks.append(f"{shared} of the test pictures are among the training pictures: they measure too much")
-        for remark in remarks:
-            progress.note(remark)
-
+        reading: dict[str, Any] = {"unlabelled": unlabelled, "skip_bad": skip_bad, "progress": progress}
+        prepared = prepare_round(self.state, data, task, test, training, max_drop, **reading)
+        round_, config, checkpoints = prepared.round, prepared.config, self.state.training
         with self.state.writer(), stop_on_signals() as stop:
-            network, objective = self._load(config)  # first: what cannot be loaded must not leave a plan behind
-            if begin(self.state, plan_of(self.record, round_, plain(config)), restart):
+            network, objective = self._load(config)
+            where = standing(self.state, prepared.plan, restart)
+            if where == "committed":
+                checkpoints.clear()
                 progress.note(f"this round was already committed as {self.state.version.id}")
                 return self
-            self._parts = None  # what follows changes them; only a commit makes them the current version's
             network.unmerge()
-            progress.note(f"estimate: {estimate_round(network, config, round_)}")
+            for line in announce(self.state, network, prepared, where, progress, stop.check).lines():
+                progress.note(line)
+            acceptance = None
+            if max_drop is not None:
+                acceptance = Acceptance(prepared, self.state.version, max_drop, network, progress, stop.check)
+
+            # Nothing is written before: what fails up to here leaves no half-learned round behind.
+            if where == "new":
+                checkpoints.begin(prepared.plan)
+            self._parts = None  # what follows changes them; only a commit makes them the current version's
             learned = learn_round(
-                network, objective, round_, config, checkpoints=self.state.training, progress=progress, stop=stop
+                network, objective, round_, config, checkpoints=checkpoints, progress=progress, stop=stop
             )
-            confusion = None
-            if tests is not None:
-                confusion = self.kind.confusion(network, tests, round_.names, size, progress, stop.check)
+            confusion = prepared.measure(network, progress, stop.check)
+            if acceptance is not None and (refusal := acceptance.refusal(confusion)):
+                checkpoints.clear()
+                raise refusal
             commit_round(self.state, network, objective, round_, config, learned, confusion)
-            self.state.training.clear()
+            checkpoints.clear()
         self._parts = (network, objective)
         return self
+
+    def announce(
+        self, data: Any, *, restart: bool = False, progress: Progress | None = None, **options: Any
+    ) -> Announcement:
+        """What ``learn`` with the same arguments says before it trains; nothing is written."""
+        progress = progress or Progress()
+        prepared = prepare_round(self.state, data, progress=progress, **options)
+        network, _ = self._load(prepared.config)
+        network.unmerge()
+        return announce(self.state, network, prepared, standing(self.state, prepared.plan, restart), progress)
 
     def predict(self, pictures: Any, **options: Any) -> list[Any]:
         """A ``Prediction`` (or ``MaskPrediction``) of each picture, in the order given; see ``iter_predict``."""
@@ -230,31 +231,24 @@ class Learner:
         data: Any,
         *,
         record: bool = False,
+        unknown: Any = None,
         options: Any = None,
         skip_bad: bool = False,
         progress: Progress | None = None,
     ) -> Any:
-        """Measure on labelled pictures of known classes: an ``Evaluation`` or ``MaskEvaluation``.
+        """Measure on labelled pictures of known classes: an ``Evaluation`` or ``MaskEvaluation``; see ``measure``.
 
         Args:
             data: labelled pictures, or pictures with masks.
             record: fill the last row of the matrix with the result.
+            unknown: pictures of other classes: how many of them are taken for known ones?
             options: ``MaskOptions``, for masks.
             skip_bad: leave unreadable pictures out.
             progress: listens to what happens.
         """
-        classes = self._some_classes()
-        progress = progress or Progress()
-        self._fits(data)
-        size, least = self.record["image_size"], self.record["backbone"]["patch"]
-        tests = self.kind.load(self.kind.read_tests(data), size, progress, skip_bad=skip_bad, least=least)
-        for remark in self.kind.check_tests(tests, classes):
-            progress.note(remark)
-        confusion = self.kind.confusion(self.network, tests, classes, size, progress, options=options)
-        if record:
-            with self.state.writer():
-                self.state.commit(after_measuring(self.record, classes, confusion), {}, "evaluate --record")
-        return self.kind.evaluation(confusion, len(tests), self.record, self.state.version.id, options)
+        return measure(
+            self, data, record=record, unknown=unknown, options=options, skip_bad=skip_bad, progress=progress
+        )
 
     def undo(self, *, progress: Progress | None = None) -> Version:
         """Go back by one change; the step back is a new version itself. A round that is half learned goes with it."""
@@ -275,23 +269,12 @@ class Learner:
         """Network and objective, computing as the last round did or as ``config`` says."""
         precision = resolve_precision((config or training_config(self.record)).precision, self.device)
         if self._parts is None or self._parts[0].precision != precision:
-            self._parts = assemble(self.record, self.state, self.device, precision)
+            self._parts = self.state.reading(lambda: assemble(self.record, self.state, self.device, precision))
             self._parts[0].memory = self.memory
         return self._parts
-
-    def _training(self, overrides: Mapping[str, Any]) -> TrainingConfig:
-        settings = self.record["settings"]["training"]
-        if not overrides:
-            return training_config(self.record)
-        return build(TrainingConfig, {**settings, **overrides}, "training")
-
-    def _fits(self, data: Any) -> None:
-        if (found := kind_of(data)) is not self.kind:
-            raise DataError(
-                f"{self.state.path} learns {self.kind.name}, but these data are for {found.name}; name another state"
-            )
 
     def _some_classes(self) -> tuple[str, ...]:
         if not self.classes_:
             raise ConfigError(f"{self.state.path} has learned nothing yet; run: sapwood learn {self.state.path} FOLDER")
+        self._load()  # first: if this version has been pruned, the classes are those of the new one
         return self.classes_

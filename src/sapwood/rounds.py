@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -46,7 +46,8 @@ def learn_round(
 
     Returns:
         ``log`` (one entry an epoch), ``seconds``, ``trainable_parameters``, ``train_gmacs``, ``adapted`` (the
-        adapter learned), ``validation_accuracy`` (None without validation pictures), ``head`` (facts of the fit).
+        adapter learned), ``validation_accuracy`` (None without validation pictures), ``head`` (facts of the fit),
+        ``features`` [n, d] of the pictures as they are afterwards, training before validation; None if not computed.
     """
     began = time.monotonic()
     task, adapter, head = data.task, network.adapter, network.head
@@ -117,6 +118,7 @@ def learn_round(
         "validation_accuracy": accuracy,
         "train_gmacs": trained.gmacs,
         "adapted": moves,
+        "features": None if pooled is None else pooled.of_all(),
         "head": facts,
     }
 
@@ -168,36 +170,34 @@ def _base(tasks: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [len(tasks), tasks[-1]["folder"] if tasks else None]
 
 
-def begin(state: State, plan: Mapping[str, Any], restart: bool) -> bool:
-    """Make the training folder ready for a round; True if this very round was committed already.
+def standing(state: State, plan: Mapping[str, Any], restart: bool) -> Literal["new", "half learned", "committed"]:
+    """Where a round stands that is asked for; nothing is written.
 
-    A kill may fall between the commit and the clearing of the folder; the repeated command then has nothing to do.
+    A kill may fall between the commit of a round and the clearing of its training folder: then it is ``committed``, and
+    the repeated command has nothing to do.
 
     Raises:
         ConfigError: another round, or this one with other options, is half learned; or the name is taken.
     """
-    folder = state.training
     wanted = json.loads(json.dumps(plan))
-    begun = None if restart else folder.plan()
+    begun = None if restart else state.training.plan()
     if begun is not None and begun.get("base") != wanted["base"]:
-        folder.clear()
         same = all(begun.get(key) == wanted[key] for key in ("pictures", "settings", "seed"))
         if same and begun.get("base") == _base(state.version.record["tasks"][:-1]):
-            return True
+            return "committed"
         begun = None
     if begun is None:
         if plan["task"] in [task["name"] for task in state.version.record["tasks"]]:
             raise ConfigError(
                 f"{state.path} has learned a round {plan['task']!r} already; give another name with --task"
             )
-        folder.begin(plan)
-        return False
+        return "new"
     if differing := _differences(begun, wanted):
         raise ConfigError(
             f"{state.path}: round {begun.get('task')!r} is half learned with other options "
             f"({'; '.join(differing)}); repeat them to go on, or give --restart to begin anew"
         )
-    return False
+    return "half learned"
 
 
 def _differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

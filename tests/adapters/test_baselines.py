@@ -39,7 +39,9 @@ def test_full_trains_every_weight_and_says_what_it_stores() -> None:
     objective = OBJECTIVES["finetune"](OBJECTIVES["finetune"].Config())
     files, said = write_parts(network, objective, adapted=True)
     assert set(files) == {"backbone.safetensors", "head.safetensors"}
-    assert stored_bytes(files) == 4 * (backbone + head)
+    width, classes = 32, network.head.classes
+    known = 8 * (width * (width + 1) // 2 + (width + 1) * classes)  # what tells unknown pictures: sums in float64
+    assert stored_bytes(files) == 4 * (backbone + head) + known
     assert said["adapter"] == {"stored": False, "meta": {}}
     # Stored under the backbone's own names, without a trace of wrapping.
     assert files["backbone.safetensors"].keys() == create_backbone("random:dinov2-tiny", 28).state_dict().keys()

@@ -58,6 +58,7 @@ def row(method: str = "seq-lora", seed: int = 0, level: float = 0.7, **changed: 
         "backward_transfer": -fallen,
         "learning_accuracy": course[0],
         "intransigence": None,
+        "false_accept": 0.4,
         "accuracy": matrix,
         "after_each": [{"accuracy": value} for value in course],
         "classes": names,
@@ -123,6 +124,7 @@ def mask_row(folder: Path, method: str, seed: int, right: float, **changed: Any)
             "kind": "segmentation",
             "measure": "IoU",
             "last_accuracy": after["miou"],
+            "false_accept": None,
             **{
                 f"miou_{name}": after["miou" if name == "all" else name] for name in ("all", "old", "new", "background")
             },

@@ -43,7 +43,7 @@ def test_bytes_are_those_of_the_tasks_files(sapwood: Run, read_only_world: World
 def test_show_versions(sapwood: Run, read_only_world: World) -> None:
     facts = sapwood("show", read_only_world.state, "--versions", "--json").json
     assert [row["note"] for row in facts["versions"]] == ["created", "learn insects", "learn task-2"]
-    assert facts["versions"][-1]["version"] == facts["version"]
+    assert facts["versions"][-1]["id"] == facts["version"]
 
 
 def test_predict(sapwood: Run, read_only_world: World) -> None:
@@ -56,7 +56,7 @@ def test_predict(sapwood: Run, read_only_world: World) -> None:
     bees = [str(read_only_world.test / "bee" / f"0{index}.png") for index in range(3)]
     assert [one["path"] for one in predictions] == [*map(str, files), *bees], "in the order given"
     for one in predictions:
-        assert one.keys() >= {"path", "class", "score", "top"}
+        assert one.keys() >= {"path", "class", "score", "known", "top"}
         assert [best.keys() for best in one["top"]] == [{"class", "score"}] * 2
         assert one["top"][0] == {"class": one["class"], "score": one["score"]}
         assert 1 >= one["top"][0]["score"] >= one["top"][1]["score"] >= 0
@@ -66,6 +66,7 @@ def test_predict(sapwood: Run, read_only_world: World) -> None:
 def test_evaluate(sapwood: Run, read_only_world: World) -> None:
     measured = sapwood("evaluate", read_only_world.state, read_only_world.test, "--json").json
     assert measured.keys() >= {"version", "images", "accuracy", "per_class", "per_task", "confusion"}
+    assert measured.keys() >= {"balanced_accuracy", "top_confusions", "worst", "ece", "calibrated", "accepted"}
     assert measured["images"] == 9
     assert measured["per_class"].keys() == {"ant", "bee", "cow"}
     assert measured["per_task"].keys() == {"insects", "task-2"}
@@ -120,8 +121,10 @@ def test_methods_say_what_they_store(sapwood: Run) -> None:
     width, classes, rank = 384, 10, 16
     head = 4 * classes * (width + 1)
     lora = 4 * 12 * 2 * rank * 2 * width
-    assert listed["seq-lora"]["bytes"] == lora + head
-    assert listed["lora+ewc"]["bytes"] == 3 * (lora + head), "the parameters, their Fisher diagonal, their anchor"
+    known = 8 * (classes * (width + 1) + width * (width + 1) // 2)
+    assert listed["seq-lora"]["bytes"] == lora + head + known
+    parameters = 3 * (lora + head)  # themselves, their Fisher diagonal, their anchor
+    assert listed["lora+ewc"]["bytes"] == parameters + known
     assert listed["full-finetune"]["stores_backbone"]
     assert listed["full-finetune"]["bytes"] == pytest.approx(88.3e6, rel=0.01)
     assert [name for name, entry in listed.items() if entry["upper_bound"]] == ["joint", "joint-full"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from sapwood.assembly import Overrides
@@ -68,12 +69,14 @@ class Course:
         accuracy: the matrix; [i][j] after round i on what round j brought.
         summaries: the headline fractions after each round.
         tasks: what was recorded of each time that something was learned.
+        accepted: what part of the pictures of classes still to come was taken for known, after each round.
     """
 
     learner: Learner
     accuracy: Sequence[Sequence[float | None]]
     summaries: Sequence[Mapping[str, Any]]
     tasks: Sequence[Mapping[str, Any]]
+    accepted: Sequence[float | None] = ()
 
 
 def row_of(stream: Stream, wanted: Run, course: Course) -> dict[str, Any]:
@@ -107,6 +110,7 @@ def row_of(stream: Stream, wanted: Run, course: Course) -> dict[str, Any]:
         "last_accuracy": score,
         **headline,
         **_over_rounds(square, weights),
+        "false_accept": _mean(course.accepted[:-1]),
         "accuracy": square,
         "after_each": list(course.summaries),
         "classes": list(stream.classes),
@@ -184,6 +188,12 @@ def _over_rounds(accuracy: Sequence[Sequence[float | None]], weights: Sequence[i
         "backward_transfer": backward_transfer(accuracy) if measured else None,
         "learning_accuracy": learning_accuracy(accuracy) if measured else None,
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one of them was not measured."""
+    measured = [value for value in values if value is not None]
+    return fmean(measured) if measured and len(measured) == len(values) else None
 
 
 def with_intransigence(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sapwood.assembly import new_record
 from sapwood.backbones import create_backbone
-from sapwood.bench.outcomes import outcomes
+from sapwood.bench.outcomes import false_accept, outcomes
 from sapwood.bench.rows import Course, Run, new_classes, row_of
 from sapwood.data.streams import Stream
 from sapwood.errors import ConfigError
@@ -98,18 +98,25 @@ def open_learner(path: Path, kind: str, wanted: Run, memory: Memory | None) -> L
 def _in_sequence(stream: Stream, wanted: Run, work: Path, progress: Progress, memory: Memory | None) -> Course:
     learner = open_learner(work / "state", stream.kind, wanted, memory)
     count, done = len(stream.rounds), len(learner.record["tasks"])
-    if stream.domains and done and not _cells_file(work, done - 1).exists():  # killed between a round and its measure
-        _write(_cells_file(work, done - 1), _domain_cells(learner, stream, done - 1))
+    if done:
+        _measure_beside(learner, stream, work, done - 1)  # it may have been killed between a round and its measure
     for index in range(done, count):
         part = stream.rounds[index]
         learner.learn(part.train, task=part.name, test=stream.tests(index), progress=progress)
-        if stream.domains:
-            _write(_cells_file(work, index), _domain_cells(learner, stream, index))
+        _measure_beside(learner, stream, work, index)
     tasks = learner.record["tasks"]
-    accuracy = learner.accuracy_
-    if stream.domains:
-        accuracy = [json.loads(_cells_file(work, index).read_text("utf-8")) for index in range(count)]
-    return Course(learner, accuracy, [task["measured"] for task in tasks], tasks)
+    beside = [json.loads(_cells_file(work, index).read_text("utf-8")) for index in range(count)]
+    accuracy = [each["cells"] for each in beside] if stream.domains else learner.accuracy_
+    accepted = [each["false_accept"] for each in beside]
+    return Course(learner, accuracy, [task["measured"] for task in tasks], tasks, accepted)
+
+
+def _measure_beside(learner: Learner, stream: Stream, work: Path, index: int) -> None:
+    """What is measured after a round and not kept in the state."""
+    file = _cells_file(work, index)
+    if not file.exists():
+        cells = _domain_cells(learner, stream, index) if stream.domains else None
+        _write(file, {"cells": cells, "false_accept": false_accept(learner, stream)})
 
 
 def _domain_cells(learner: Learner, stream: Stream, upto: int) -> list[float | None]:
@@ -137,11 +144,13 @@ def _jointly(stream: Stream, wanted: Run, work: Path, progress: Progress, memory
     """The course of a method that is trained anew on everything so far."""
     accuracy: list[list[float | None]] = []
     summaries: list[dict[str, Any]] = []
+    accepted: list[float | None] = []
     last = len(stream.rounds) - 1
     for index in range(last + 1):
         if wanted.joint_at_end and index < last:
             accuracy.append([None] * (index + 1))
             summaries.append({})
+            accepted.append(None)
             continue
         learner = open_learner(work / f"upto-{index + 1}", stream.kind, wanted, memory)
         tests = stream.tests(index)
@@ -155,5 +164,6 @@ def _jointly(stream: Stream, wanted: Run, work: Path, progress: Progress, memory
         else:
             accuracy.append(learner.kind.cells(confusion, learner.classes_, cut))
         summaries.append(learner.kind.summary(confusion, learner.classes_, cut))
+        accepted.append(false_accept(learner, stream))
     # The last training alone is what the bound costs; the earlier ones only measure it on fewer rounds.
-    return Course(learner, accuracy, summaries, learner.record["tasks"])
+    return Course(learner, accuracy, summaries, learner.record["tasks"], accepted)

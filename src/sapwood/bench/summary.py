@@ -29,6 +29,7 @@ MEASURES = (
     "backward_transfer",
     "learning_accuracy",
     "intransigence",
+    "false_accept",
     "trainable_parameters",
     "bytes",
     "state_bytes",

@@ -19,16 +19,36 @@ from sapwood.cli.costing import cost
 from sapwood.cli.drawing import masks
 from sapwood.cli.learning import learn, undo
 from sapwood.cli.listing import backbones, benchmarks, methods
+from sapwood.cli.repairing import classes, relabel
 from sapwood.cli.screen import complain, error_line
 from sapwood.cli.showing import report, show
 from sapwood.cli.trying import demo
 from sapwood.cli.using import evaluate, predict
+from sapwood.cli.versions import prune, rollback
 
 __all__ = ["app", "main"]
 
 # rich_markup_mode=None: plain help costs half of what the boxed one costs.
 app = typer.Typer(name="sapwood", rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False)
-_COMMANDS = (learn, predict, evaluate, show, undo, report, bench, cost, demo, masks, methods, backbones, benchmarks)
+_COMMANDS = (
+    learn,
+    predict,
+    evaluate,
+    show,
+    undo,
+    rollback,
+    prune,
+    classes,
+    relabel,
+    report,
+    bench,
+    cost,
+    demo,
+    masks,
+    methods,
+    backbones,
+    benchmarks,
+)
 for _command in _COMMANDS:
     app.command()(_command)
 
@@ -50,7 +70,8 @@ def _common(
 ) -> None:
     """Learn new classes of pictures and masks round by round, without the old pictures, on a small machine.
 
-    Errors are one line on stderr. Exit codes: 0; 1 the run failed; 2 something you can mend; 130 stopped.
+    Errors are one line on stderr. Exit codes: 0; 1 the run failed; 2 something you can mend; 3 --max-drop;
+    130 stopped.
     """
 
 

@@ -23,7 +23,8 @@ from sapwood.cli.options import (
 from sapwood.cli.screen import listening, print_json, shown_size
 from sapwood.cli.showing import describe, summary
 from sapwood.cli.tracking import Track, check_tracker, track_round
-from sapwood.errors import ConfigError
+from sapwood.data.names import shown
+from sapwood.errors import ConfigError, RoundRefused
 
 if TYPE_CHECKING:
     from sapwood.learner import Learner
@@ -63,6 +64,17 @@ def learn(
         Path | None, typer.Option(help="JSON or TOML file of settings: adapter, objective, head, training.")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw a half-learned round away.")] = False,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Keep nothing, and exit with 3, if an old class among the pictures of --test loses more percentage "
+            "points than that.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what there is to say before training, and stop; nothing is written.")
+    ] = False,
     track: Track = None,
     as_json: AsJson = False,
 ) -> None:
@@ -89,12 +101,22 @@ def learn(
     with listening() as progress:
         options: dict[str, Any] = {
             "task": task,
+            "test": test,
             "unlabelled": unlabelled,
             "skip_bad": skip_bad,
             "restart": restart,
+            "max_drop": max_drop,
             "progress": progress,
         }
-        learner = _open_or_create(state, data, test, given, settings, device, options)
+        if dry_run:
+            _look(state, data, given, settings, device, options, as_json)
+            return
+        try:
+            learner = _open_or_create(state, data, given, settings, device, options)
+        except RoundRefused as refused:
+            if as_json:
+                print_json(refused.facts)
+            raise
         if track is not None:
             progress.note(f"runs for {track} lie in {track_round(track, learner.state)}")
     version = learner.state.version
@@ -113,56 +135,91 @@ def undo(state: StateFolder) -> None:
     print(f"{state} is now {version.id}, {version.record['note']}")
 
 
+def _look(
+    state: Path,
+    data: str,
+    given: dict[str, Any],
+    settings: Settings,
+    device: str | None,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Print what ``learn`` would say before it trains; a state that is not there is made up elsewhere for the while."""
+    from contextlib import ExitStack
+    from tempfile import TemporaryDirectory
+
+    from sapwood.state import State
+    from sapwood.state.commit import refuse_foreign
+
+    with ExitStack() as aside:
+        if known := State.exists(state):
+            learner = _open(state, given, settings, device)
+            options["training"] = settings.get("training")
+        else:
+            refuse_foreign(state)
+            folder = Path(aside.enter_context(TemporaryDirectory(prefix="sapwood-")), state.name or "state")
+            learner = _create(folder, data, given, settings, device, options)
+            _describe_new(state, learner, options["progress"])
+        found = learner.announce(data, **options)
+    if as_json:
+        print_json(found.as_json() | ({} if known else {"version": None}))
+    else:
+        print("\n".join((*map(shown, found.lines()), "dry run: nothing was written")))
+
+
 def _open_or_create(
     state: Path,
     data: str,
-    test: str | None,
     given: dict[str, Any],
     settings: Settings,
     device: str | None,
     options: dict[str, Any],
 ) -> Learner:
-    from sapwood.learner import Learner
     from sapwood.state import State
 
     if State.exists(state):
-        learner = Learner.open(state, device=device)
-        check_unchanged(learner.record, state, given, settings)
-        return learner.learn(data, test=test, training=settings.get("training"), **options)
-    return _first_round(state, data, test, given, settings, device, options)
-
-
-def _first_round(
-    state: Path,
-    data: str,
-    test: str | None,
-    given: dict[str, Any],
-    settings: Settings,
-    device: str | None,
-    options: dict[str, Any],
-) -> Learner:
-    """Make the state, once the data have been looked at; it goes again if nothing worth keeping comes of it."""
-    from sapwood.kinds import kind_of
-    from sapwood.learner import Learner
-
-    kind = kind_of(data)
-    kind.read(data, unlabelled=options["unlabelled"])
-    if test is not None:
-        kind.read_tests(test)
-    chosen = {name: value for name, value in given.items() if value is not None}
-    learner = Learner.create(state, kind=kind.name, settings=settings, device=device, **chosen)
-    _announce(learner, options["progress"])
+        return _open(state, given, settings, device).learn(data, training=settings.get("training"), **options)
+    learner = _create(state, data, given, settings, device, options)
+    _describe_new(state, learner, options["progress"])
     try:
-        return learner.learn(data, test=test, **options)
-    except BaseException:
+        return learner.learn(data, **options)
+    except BaseException:  # the state goes again if nothing worth keeping came of it
         if not learner.classes_ and learner.state.training.load() is None:
             learner.state.abandon()
         raise
 
 
-def _announce(learner: Learner, progress: Progress) -> None:
+def _open(state: Path, given: dict[str, Any], settings: Settings, device: str | None) -> Learner:
+    from sapwood.learner import Learner
+
+    learner = Learner.open(state, device=device)
+    check_unchanged(learner.record, state, given, settings)
+    return learner
+
+
+def _create(
+    state: Path,
+    data: str,
+    given: dict[str, Any],
+    settings: Settings,
+    device: str | None,
+    options: dict[str, Any],
+) -> Learner:
+    """Make the state, once the data have been looked at."""
+    from sapwood.kinds import kind_of
+    from sapwood.learner import Learner
+
+    kind = kind_of(data)
+    kind.read(data, unlabelled=options["unlabelled"])
+    if options["test"] is not None:
+        kind.read_tests(options["test"])
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return Learner.create(state, kind=kind.name, settings=settings, device=device, **chosen)
+
+
+def _describe_new(state: Path, learner: Learner, progress: Progress) -> None:
     record = learner.record
     progress.note(
-        f"new state {learner.state.path}: method {record['method']}, backbone {record['backbone']['name']} at "
+        f"new state {state}: method {record['method']}, backbone {record['backbone']['name']} at "
         f"{shown_size(record['image_size'])} px (weights: {record['backbone']['licence']}); this stays"
     )

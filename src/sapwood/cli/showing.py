@@ -12,35 +12,37 @@ import typer
 
 from sapwood.cli.options import AsJson, SkipBad, StateFolder
 from sapwood.cli.screen import duration, listening, percent, print_json, shown_size, size, table
+from sapwood.data.names import shown
 from sapwood.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sapwood.state import Version
+    from sapwood.report import ReportData
+    from sapwood.state import State, Version
 
 _MANY = 6
 
 
 def show(
     state: StateFolder,
-    versions: Annotated[bool, typer.Option("--versions", help="List all versions too.")] = False,
+    versions: Annotated[bool, typer.Option("--versions", help="List all versions too; they share files.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show rounds, classes, accuracy and costs."""
     from sapwood.state import State
 
     opened = State.open(state)
-    listed = [
-        {"version": each.id, "created": each.record["created"], "note": each.record["note"]}
-        for each in (opened.versions() if versions else ())
-    ]
+    listed = list_versions(opened) if versions else []
     if as_json:
         print_json(describe(opened.version) | ({"versions": listed} if versions else {}))
         return
     print(f"{state}, version {opened.version.id}\n{summary(opened.version)}")
     if versions:
-        current = opened.version.id
-        rows = [["*" if row["version"] == current else "", *row.values()] for row in listed]
-        print(f"\n{table([['', 'version', 'created', 'note'], *rows])}")
+        rows = [["", "version", "created", "stored", "note"]]
+        rows += [
+            ["*" if row["current"] else "", row["id"], row["created"], size(row["bytes"]), shown(row["note"])]
+            for row in listed
+        ]
+        print(f"\n{table(rows, right=[3])}")
 
 
 def report(
@@ -57,6 +59,7 @@ def report(
     """Write a report, one self-contained HTML file."""
     from sapwood.learner import Learner
     from sapwood.report import gather, render
+    from sapwood.state import State
     from sapwood.state.files import discard, encode, put, write_aside
 
     with _placing(output):
@@ -68,8 +71,15 @@ def report(
             discard(write_aside(place.parent, ""))
         if place.is_file():
             place.open("ab").close()
+
+    def gathered(opened: State) -> ReportData:
+        learner = Learner(opened)
+        if data is not None:
+            _ = learner.network  # first: what it says of a version and what it draws must be one
+        return gather(learner, data, skip_bad=skip_bad, progress=progress)
+
     with listening() as progress:
-        page = render(gather(Learner.open(state), data, skip_bad=skip_bad, progress=progress))
+        page = render(State.read(state, gathered))
     with _placing(output):
         if stream:
             place.write_bytes(encode(page))
@@ -88,6 +98,22 @@ def _placing(output: Path) -> Iterator[None]:
         raise ConfigError(
             f"--output {output}: cannot be written ({error.strerror}); name a file in a folder that you may write to"
         ) from error
+
+
+def list_versions(opened: State) -> list[dict[str, Any]]:
+    """Every version that is still there, oldest first; ``bytes`` of its files, which versions share."""
+    versions = opened.versions()
+    return [
+        {
+            "id": version.id,
+            "number": version.number,
+            "created": version.record["created"],
+            "note": version.record["note"],
+            "current": version is versions[-1],
+            "bytes": sum(entry["bytes"] for entry in version.record["files"].values()),
+        }
+        for version in versions
+    ]
 
 
 def describe(version: Version) -> dict[str, Any]:

@@ -66,11 +66,17 @@ def predict(
         )
         predictions = write_predictions(answers, *folders) if masks else [_named(answer) for answer in answers]
     if as_json:
-        print_json({"version": learner.state.version.id, "predictions": predictions})
+        print_json({"version": learner.state.version.id, **_calibrated(learner), "predictions": predictions})
     elif masks:
         print(table([[shown(row["path"]), shown(row["mask"] or ""), _shares(row["classes"])] for row in predictions]))
     else:
         print(table([_row(prediction) for prediction in predictions]))
+
+
+def _calibrated(learner: Learner) -> dict[str, bool]:
+    from sapwood.evaluation import is_calibrated
+
+    return {"calibrated": is_calibrated(learner.network)} if learner.kind.knows_unknown else {}
 
 
 def _named(answer: Any) -> dict[str, Any]:
@@ -78,13 +84,14 @@ def _named(answer: Any) -> dict[str, Any]:
         "path": answer.path,
         "class": answer.label,
         "score": answer.score,
+        "known": answer.known,
         "top": [{"class": label, "score": score} for label, score in answer.top],
     }
 
 
 def _row(prediction: dict[str, Any]) -> list[str]:
     best = [cell for entry in prediction["top"] for cell in (entry["class"], f"{entry['score']:.3f}")]
-    return [shown(prediction["path"]), *best]
+    return [shown(prediction["path"]), *best, "unknown" if prediction["known"] is False else ""]
 
 
 def _shares(classes: dict[str, float]) -> str:
@@ -97,6 +104,10 @@ def evaluate(
     record: Annotated[
         bool, typer.Option("--record", help="Fill the last row of the state's matrix with the result.")
     ] = False,
+    unknown: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Pictures of other classes: how many are taken for known ones?"),
+    ] = None,
     background: Annotated[
         str | None,
         typer.Option(
@@ -115,6 +126,8 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Measure on labelled pictures of known classes."""
+    from sapwood.measuring import measure
+
     with _opened(state, device) as (learner, progress):
         _only_for_masks(learner, background=background, future=future, crop=crop, tile=tile)
         options = None
@@ -122,16 +135,37 @@ def evaluate(
             from sapwood.mask_evaluation import MaskOptions
 
             options = MaskOptions(background or "include", future or "ignore", crop, tile)  # type: ignore[arg-type]
-        measured = learner.evaluate(data, record=record, options=options, skip_bad=skip_bad, progress=progress)
+        measured = measure(
+            learner, data, record=record, unknown=unknown, options=options, skip_bad=skip_bad, progress=progress
+        )
     if as_json:
         print_json(measured.as_json())
     elif options is not None:
         print("\n".join(evaluation_lines(measured)))
     else:
         print(f"{percent(measured.accuracy)} % of {measured.images} pictures right (version {measured.version})")
+        print("\n".join(_sureness(measured)))
         rows = [["round", "%"], *([name, percent(share)] for name, share in measured.per_task.items())]
         print(f"\n{table(rows, right=[1])}")
         counts = {name: sum(row) for name, row in zip(measured.classes, measured.confusion, strict=True)}
         rows = [["class", "%", "pictures"]]
         rows += [[name, percent(share), str(counts[name])] for name, share in measured.per_class.items()]
         print(f"\n{table(rows, right=[1, 2])}")
+        if measured.top_confusions:
+            rows = [["true", "called", "pictures", "%"]]
+            for pair in measured.top_confusions[:_TOP]:
+                rows.append([pair["true"], pair["predicted"], str(pair["count"]), percent(pair["share"])])
+            print(f"\n{table(rows, right=[2, 3])}")
+
+
+def _sureness(measured: Any) -> list[str]:
+    lines = [f"{percent(measured.balanced_accuracy)} % on average over the classes"]
+    if measured.ece is not None:
+        doubt = "" if measured.calibrated else " (nothing was held out to calibrate them on)"
+        lines.append(f"scores are {percent(measured.ece)} points off on average{doubt}")
+    if measured.accepted is not None:
+        lines.append(f"{percent(measured.accepted)} % of them taken for known")
+    if measured.unknown_images:
+        told = "cannot be said" if measured.false_accept is None else f"{percent(measured.false_accept)} %"
+        lines.append(f"of {measured.unknown_images} pictures of other classes taken for known: {told}")
+    return lines

@@ -5,28 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sapwood.backbones.base import Tokens
-from sapwood.errors import SapwoodError, StateError
+from sapwood.errors import SapwoodError
+from sapwood.functional.openset import Gaussians, Sums, shared_gaussians
 from sapwood.functional.statistics import fit_temperature
 from sapwood.heads.classifiers import Classifier, LinearClassifier, put_parameter
+from sapwood.heads.openset import OpenSet
+from sapwood.heads.tensors import Features, in_full_precision, needed
 from sapwood.task import Task
-
-
-class Features(NamedTuple):
-    """Pooled features of pictures and their classes.
-
-    Attributes:
-        x: [n, d] float32.
-        y: [n] int64, class indices in learning order.
-    """
-
-    x: Tensor
-    y: Tensor
 
 
 class Head(nn.Module, ABC):
@@ -176,9 +167,72 @@ class PooledHead(Head):
     """A head that names a picture by its pooled features.
 
     ``calibrates`` says whether ``fit`` sets the temperature itself, on pictures before they join the sums.
+
+    Attributes:
+        calibrated: the last round gave the temperature, on pictures that were held out.
+        known: what tells pictures of known classes from others.
     """
 
     calibrates: ClassVar[bool] = False
+
+    def __init__(self, config: Any, dim: int) -> None:
+        super().__init__(config, dim)
+        self.calibrated = False
+        self.known = OpenSet(dim, own=not self.keeps_sums)
+
+    @property
+    def keeps_sums(self) -> bool:
+        """Whether ``sums`` are those from which the head predicts."""
+        return False
+
+    @property
+    def sums(self) -> Sums:
+        """Sums over the features of all rounds."""
+        return self.known.sums
+
+    def grow(self, count: int, generator: torch.Generator) -> None:
+        """Append rows for ``count`` new classes; the old rows keep their values bit for bit."""
+        super().grow(count, generator)
+        self.known.grow(count)
+
+    def learn_known(self, train: Features, validation: Features | None, *, stays: bool) -> dict[str, Any]:
+        """Learn what pictures of a round look like, once ``fit`` is over: facts for the log.
+
+        Args:
+            train, validation: as for ``fit``.
+            stays: the round left the features as they were.
+        """
+        held = 0 if validation is None else len(validation.y)
+        x, y = train if validation is None else Features(*map(torch.cat, zip(train, validation, strict=True)))
+        x, y = (value.cpu() for value in self.checked(Features(x, y)))
+        self.known.observe(x, y)
+        if self.known.complete:
+            self.known.hold_out(self.sums, x, y, held, stays=stays)
+        return {"known_limit": self.known.limit}
+
+    def known_gaussians(self) -> tuple[Gaussians, float] | None:
+        """The known classes in feature space, and the distance up to which a picture is one of theirs.
+
+        None while it cannot be said: too few pictures have been held out.
+        """
+        limit = self.known.limit
+        gaussians = None if limit is None else shared_gaussians(self.sums)
+        return None if limit is None or gaussians is None else (gaussians, limit)
+
+    def meta(self) -> dict[str, Any]:
+        """Facts stored beside the tensors, as JSON."""
+        return {**super().meta(), "calibrated": self.calibrated, "known": self.known.meta()}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors on the CPU, JSON facts) from which ``load`` restores the head with any number of classes."""
+        tensors, meta = super().state()
+        return tensors | {name: value.clone() for name, value in self.known.tensors().items()}, meta
+
+    def load(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Restore what ``state`` gave, also that of a release without ``known``."""
+        super().load(tensors, meta)
+        self.calibrated = bool(meta.get("calibrated", self.temperature != 1.0))
+        self.known.load(tensors, meta.get("known"), self.classes)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Prediction logits [B, K] float32, not divided by the temperature."""
@@ -212,7 +266,7 @@ class PooledHead(Head):
         """Choose the temperature by negative log likelihood on held-out pictures; none leave it as it is."""
         found = fit_temperature(logits, targets)
         if found is not None:
-            self.temperature = found
+            self.temperature, self.calibrated = found, True
 
     @staticmethod
     def right_share(logits: Tensor, targets: Tensor) -> float:
@@ -230,21 +284,3 @@ class PooledHead(Head):
         if bad:
             raise SapwoodError(f"{bad} of {len(x)} features are not finite: the training diverged; lower --lr")
         return Features(x.detach().float(), y.detach().to(x.device, torch.int64))
-
-
-def needed(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    """The tensor of that name and shape, or a StateError that says what is wrong with it."""
-    if name not in tensors:
-        raise StateError(f"the head's file lacks the tensor {name!r}; it has {', '.join(sorted(tensors)) or 'none'}")
-    if tensors[name].shape != shape:
-        found = list(tensors[name].shape)
-        raise StateError(f"the head's tensor {name!r} is {found}, but {list(shape)} with these settings")
-    return tensors[name]
-
-
-def in_full_precision(function: Any, x: Tensor) -> Tensor:
-    """The function of float32 features outside autocast: logits of a statistics head do not survive bfloat16."""
-    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
-        with torch.autocast(x.device.type, enabled=False):
-            return function(x.float())
-    return function(x.float())

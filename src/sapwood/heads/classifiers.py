@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Groups = Sequence[Sequence[int]]
+"""Old classes of each new class, never none: a class that is in no group goes, those of one group become one."""
 
 
 class Classifier(nn.Module, ABC):
@@ -27,6 +31,13 @@ class Classifier(nn.Module, ABC):
     @abstractmethod
     def grow(self, count: int, generator: torch.Generator) -> None:
         """Append ``count`` rows."""
+
+    def regroup(self, groups: Groups) -> None:
+        """Keep one row a group, that of its first class: rows of two classes have no sum that means anything."""
+        first = [group[0] for group in groups]
+        for name in ("weight", "bias"):
+            if name in self._parameters:
+                put_parameter(self, name, self.get_parameter(name).detach()[first])
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

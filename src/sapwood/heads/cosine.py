@@ -30,7 +30,10 @@ class CosineHead(GradientHead):
     name: ClassVar[str] = "cosine"
     Config: ClassVar[type] = CosineConfig
     summary: ClassVar[str] = "cosine to a row a class, scale learned; align=gaussian re-tunes the rows"
-    growth: ClassVar[str] = "d numbers a class; with align=gaussian also d(d+1)/2 + d a class (d if shared)"
+    growth: ClassVar[str] = (
+        "d numbers a class; with align=gaussian also d(d+1)/2 + d a class (d if shared); to tell unknown pictures "
+        "d + 1 a class beside d(d+1)/2, in float64"
+    )
 
     def make_classifier(self) -> Classifier:
         """The cosine classifier, without rows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from sapwood.backbones.base import Tokens
 from sapwood.heads.base import Head, in_full_precision
-from sapwood.heads.classifiers import LinearClassifier
+from sapwood.heads.classifiers import Groups, LinearClassifier
 from sapwood.heads.decoders import (
     KERNELS,
     BranchStart,
@@ -140,6 +141,19 @@ class DenseHead(Head):
         for name in names:
             self.stems[name] = ConvNorm(self.width, self.width, 3).train(self.training)
         return names
+
+    def regroup(self, groups: Groups) -> None:
+        """Keep one channel a group, that of its first class; a stem that serves none any more goes."""
+        kept = {group[0] for group in groups}
+        if self.stems is not None:
+            ends = list(accumulate(self.groups))
+            counts = [len(kept.intersection(range(end - own, end))) for own, end in zip(self.groups, ends, strict=True)]
+            stems = nn.ModuleDict({name: stem for name, stem in self.stems.items() if not name.startswith("group")})
+            left = [number for number, count in enumerate(counts) if count and number > 0]
+            for position, number in enumerate(left, 1):
+                stems[f"group{position}"] = self.stems[f"group{number}"]
+            self.stems, self.groups = stems, [counts[0], *(counts[number] for number in left)]
+        self.classifier.regroup(groups)
 
     def stem_of(self, channel: int) -> ConvNorm | None:
         """The stem of a channel of the logits (``classes`` is the unknown one); None where they are shared."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sapwood.functional.statistics import exact, pack_triangle, sample_gaussian, unpack_triangle
 from sapwood.heads.base import Features, PooledHead, needed
-from sapwood.heads.classifiers import Classifier
+from sapwood.heads.classifiers import Classifier, Groups
 from sapwood.heads.settings import DriftConfig, fault_unless_among, fault_unless_int, fault_unless_number
 
 
@@ -107,6 +107,33 @@ class ClassGaussians:
             self.covariance[0] = total / max(self._freedom(), 1)
         self.rounds += 1
 
+    def regroup(self, groups: Groups) -> None:
+        """Make each new class of the old ones in its group; a shared covariance keeps what it has of those that go."""
+        mean, count = self.mean.double(), self.count
+        grouped, scatters, between = ClassGaussians(self.mean.shape[1], self.shared), [], torch.zeros(())
+        grouped.grow(len(groups))
+        for index, group in enumerate(groups):
+            members = list(group)
+            total = int(count[members].sum())
+            grouped.count[index] = total
+            centre = (mean[members] * count[members].unsqueeze(1)).sum(0) / max(total, 1)
+            grouped.mean[index] = self.mean[group[0]] if len(group) == 1 else centre
+            apart = mean[members] - centre
+            spread = pack_triangle(apart.T @ (apart * count[members].unsqueeze(1))) if len(group) > 1 else 0.0
+            if self.shared:
+                between = between + spread
+                continue
+            freedom = (count[members] - 1).clamp(min=0).unsqueeze(1)
+            scatter = (self.covariance[members].double() * freedom).sum(0) + spread
+            alone = self.covariance[group[0]]
+            scatters.append(alone if len(group) == 1 else (scatter / max(total - 1, 1)).float())
+        self.mean, self.count = grouped.mean, grouped.count
+        if not self.shared:
+            self.covariance = torch.stack(scatters)
+        elif bool(between.any()):
+            before = int((count[[member for group in groups for member in group]] - 1).clamp(min=0).sum())
+            self.covariance = ((self.covariance.double() * before + between) / max(self._freedom(), 1)).float()
+
     def carry(self, P: Tensor) -> None:
         """mean <- P mean, covariance <- P covariance P^T."""
         P = P.detach().cpu().double()
@@ -183,6 +210,13 @@ class GradientHead(PooledHead):
         """Make room for ``count`` new classes in the Gaussians."""
         if self.gaussians is not None:
             self.gaussians.grow(count)
+
+    def regroup(self, groups: Groups) -> None:
+        """Make each new class of the old ones in its group: the row of the first, the Gaussians of all."""
+        self.classifier.regroup(groups)
+        self.known.regroup(groups)
+        if self.gaussians is not None:
+            self.gaussians.regroup(groups)
 
     def carry(self, P: Tensor) -> None:
         """Map the Gaussians by P."""

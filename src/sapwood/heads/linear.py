@@ -23,4 +23,7 @@ class LinearHead(GradientHead):
     name: ClassVar[str] = "linear"
     Config: ClassVar[type] = LinearConfig
     summary: ClassVar[str] = "a row and a bias a class, trained by gradients; align=gaussian re-tunes them"
-    growth: ClassVar[str] = "d + 1 numbers a class; with align=gaussian also d(d+1)/2 + d a class (d if shared)"
+    growth: ClassVar[str] = (
+        "d + 1 numbers a class; with align=gaussian also d(d+1)/2 + d a class (d if shared); to tell unknown pictures "
+        "d + 1 a class beside d(d+1)/2, in float64"
+    )

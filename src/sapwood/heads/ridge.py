@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sapwood.functional.openset import Sums
 from sapwood.functional.statistics import (
     exact,
-    fit_temperature,
     holdout_errors,
     loo_residuals,
     one_hot,
@@ -21,6 +21,7 @@ from sapwood.functional.statistics import (
     unpack_triangle,
 )
 from sapwood.heads.base import Features, PooledHead, needed
+from sapwood.heads.classifiers import Groups
 from sapwood.heads.settings import DriftConfig, fault_unless_int, fault_unless_number, refuse
 
 STRENGTHS = tuple(10.0**power for power in range(-8, 9))
@@ -66,7 +67,11 @@ class RidgeHead(PooledHead):
     fitted: ClassVar[Literal["gradient", "statistics"]] = "statistics"
     Config: ClassVar[type] = RidgeConfig
     summary: ClassVar[str] = "ridge regression on sums over all rounds (RanPAC)"
-    growth: ClassVar[str] = "one row a class in classifier, solution and cross term; the Gram matrix stays M(M+1)/2"
+    growth: ClassVar[str] = (
+        "one row a class in classifier, solution and cross term; the Gram matrix stays M(M+1)/2; with a projection, to "
+        "tell unknown pictures, d + 1 a class beside d(d+1)/2, in float64; where the backbone stays, the features of a "
+        "round's pictures too, up to 8 MB"
+    )
     calibrates: ClassVar[bool] = True
 
     packed_gram: Tensor
@@ -96,6 +101,16 @@ class RidgeHead(PooledHead):
     def gram(self) -> Tensor:
         """G [M, M] float64."""
         return unpack_triangle(self.packed_gram)
+
+    @property
+    def keeps_sums(self) -> bool:
+        """Whether they are in feature space."""
+        return self.config.projection is None
+
+    @property
+    def sums(self) -> Sums:
+        """Of all features; the head's own where they are in feature space."""
+        return Sums(self.cross.T, self.count, self.gram) if self.keeps_sums else super().sums
 
     def expand(self, x: Tensor) -> Tensor:
         """h [n, M] of features [n, d]."""
@@ -135,18 +150,59 @@ class RidgeHead(PooledHead):
             self.calibrate_temperature(logits, held.y)
             facts["validation_accuracy"] = self.right_share(logits, held.y)
             self._add(held)
+        self.settle()
+        return {**facts, "strength": self.strength, "temperature": self.temperature}
+
+    @property
+    def shares_sums(self) -> bool:
+        """Whether what is kept of classes together holds their pictures: the Gram matrix does."""
+        return True
+
+    def observe(self, features: Features) -> None:
+        """Add pictures to the sums; ``settle`` solves."""
+        self._add(self._expanded(features))
+        self.known.observe(*self.checked(features))
+
+    def forget(self, features: Features) -> None:
+        """Take pictures that were observed under these classes out of the sums again; ``settle`` solves."""
+        self._add(self._expanded(features), -1)
+        self.known.observe(*self.checked(features), -1)
+        self.cross[:, self.count == 0] = 0.0  # not what rounding left of it
+
+    def clear(self) -> None:
+        """Take all pictures out of the sums; classes, projection, strength and temperature stay."""
+        for sums in (self.packed_gram, self.cross, self.count):
+            sums.zero_()
+        self.known.clear()
+
+    def regroup(self, groups: Groups) -> None:
+        """Make each new class of the old ones in its group; ``settle`` solves.
+
+        As if a group's pictures had always been of one class. What the Gram matrix, which all classes share, holds of
+        a class that goes stays in it unless ``forget`` took it out before.
+        """
+        self.classifier.regroup(groups)
+        self.known.regroup(groups)
+        self.cross = torch.stack([self.cross[:, list(group)].sum(1) for group in groups], 1)
+        self.count = torch.stack([self.count[list(group)].sum() for group in groups])
+        self.solution = self.solution.new_zeros(self.width, len(groups))
+
+    def settle(self) -> None:
+        """Predict from the sums as they are now."""
         # Row-major like a loaded one: another layout would give other last bits after save and load.
         self.solution = self.solve().to(self.solution).contiguous()
-        return {**facts, "strength": self.strength, "temperature": self.temperature}
 
     def solve(self) -> Tensor:
         """W = (G + strength I)^-1 C, [M, K] float64 on the CPU."""
         return ridge_solve(self.gram, self.cross, self._strength())
 
     def _expanded(self, features: Features) -> Features:
+        """In float64: products in float32 would differ in their last digits with the pictures beside a picture."""
         x, y = self.checked(features)
-        x = self.expand(x.to(self.solution.device))
-        return Features(exact(x), y.to(exact(x[:0]).device))
+        x = exact(x.to(self.solution.device))
+        if self.config.projection is not None:
+            x = torch.relu(x @ exact(self.projection))
+        return Features(x, y.to(x.device))
 
     def _strength(self) -> float:
         return self.strength or self.gram.diagonal().mean().item() or 1.0
@@ -172,14 +228,13 @@ class RidgeHead(PooledHead):
         errors = torch.stack([residual[scored].square().mean() for residual in residuals])
         best = int(errors.argmin())
         self.strength = strengths[best]
-        found = fit_temperature((target - residuals[best])[scored], local[scored])
-        self.temperature = self.temperature if found is None else found
+        self.calibrate_temperature((target - residuals[best])[scored], local[scored])
         return {"held_out": "leave-one-out"}
 
-    def _add(self, features: Features) -> None:
-        self.packed_gram += pack_triangle((features.x.T @ features.x).cpu())
-        self.cross += (features.x.T @ one_hot(features.y, self.classes)).cpu()
-        self.count += torch.bincount(features.y, minlength=self.classes).cpu()
+    def _add(self, features: Features, sign: int = 1) -> None:
+        self.packed_gram += sign * pack_triangle((features.x.T @ features.x).cpu())
+        self.cross += sign * (features.x.T @ one_hot(features.y, self.classes)).cpu()
+        self.count += sign * torch.bincount(features.y, minlength=self.classes).cpu()
 
     def _draw_projection(self, seed: int) -> None:
         # numpy promises that this legacy stream never changes, so a seed in the state stands for the matrix.

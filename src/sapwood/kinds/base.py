@@ -79,11 +79,13 @@ class Kind(ABC):
         name: stored in the state.
         default_method: of ``learn``, where no method is named.
         measure: what the cells of the matrix are, for people.
+        knows_unknown: it says of a picture whether it is like any that was learned.
     """
 
     name: ClassVar[str]
     default_method: ClassVar[str]
     measure: ClassVar[str]
+    knows_unknown: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, data: Any, **options: Any) -> Pictures:
@@ -178,6 +180,22 @@ class Kind(ABC):
         options: Any = None,
     ) -> Tensor:
         """Counts [K, K] of truth (rows) against prediction."""
+
+    def outcomes(
+        self,
+        network: Network,
+        tests: Any,
+        names: Sequence[str],
+        size: Size,
+        progress: Progress,
+        options: Any = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """What ``confusion`` counts, and the fields of an evaluation that do not follow from counts."""
+        return self.confusion(network, tests, names, size, progress, options=options), {}
+
+    def accepted(self, network: Network, pictures: Any, size: Size, progress: Progress) -> float | None:
+        """Fraction of pictures that are taken for known ones; None where that cannot be said."""
+        return None
 
     @abstractmethod
     def cells(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:

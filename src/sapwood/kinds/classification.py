@@ -21,7 +21,9 @@ from sapwood.errors import ConfigError, DataError
 from sapwood.evaluation import (
     Evaluation,
     Prediction,
+    accepted_share,
     count_confusion,
+    count_outcomes,
     evaluate_counts,
     name_pictures,
     task_cells,
@@ -99,6 +101,7 @@ class Classification(Kind):
     name = "classification"
     default_method = "ranpac"
     measure = "accuracy"
+    knows_unknown = True
 
     def read(self, data: Any, **options: Any) -> Pictures:
         """Pictures to learn from."""
@@ -176,6 +179,22 @@ class Classification(Kind):
     ) -> Tensor:
         """Pictures [K, K], true class against predicted class."""
         return count_confusion(network, tests, names, _side(size), progress, check)
+
+    def outcomes(
+        self,
+        network: Network,
+        tests: PictureStore,
+        names: Sequence[str],
+        size: Size,
+        progress: Progress,
+        options: Any = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Pictures [K, K], true class against predicted class; calibration, and the pictures most surely wrong."""
+        return count_outcomes(network, tests, names, _side(size), progress)
+
+    def accepted(self, network: Network, pictures: PictureStore, size: Size, progress: Progress) -> float | None:
+        """Fraction of pictures that are taken for known ones."""
+        return accepted_share(network, pictures, _side(size), progress)
 
     def cells(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """Accuracy on each round's classes."""

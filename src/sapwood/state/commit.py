@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sapwood.cache import file_sha256
 from sapwood.errors import StateError
-from sapwood.state.files import ASIDE, discard, make_folder, put, settle, write_aside, writing
+from sapwood.state.files import ASIDE, discard, make_folder, put, settle, sync_folder, write_aside, writing
 from sapwood.state.lock import LOCK, OWNER
 from sapwood.state.records import (
     POINTER,
@@ -67,6 +67,23 @@ def publish(
         put(version_path(root, version.id), data)
         put(root / POINTER, pointer_text(version.id))
     return version
+
+
+def remove_others(root: Path, kept: Sequence[Version]) -> list[str]:
+    """Remove the version files of all but ``kept``, oldest first, then what only those named; returns their ids.
+
+    The oldest first: killed in between, what is left is a prune that kept more.
+    """
+    ids = {version.id for version in kept}
+    others = {path: id_number(path.stem) for path in (root / VERSIONS).glob("v*.json") if path.stem not in ids}
+    removed = []
+    with writing(root):
+        for _, path in sorted((number, path) for path, number in others.items() if number is not None):
+            path.unlink(missing_ok=True)
+            removed.append(path.stem)
+        sync_folder(root / VERSIONS)  # a file is only removed once no version on the disk names it
+    sweep(root, kept)
+    return removed
 
 
 def sweep_uncommitted(root: Path) -> None:

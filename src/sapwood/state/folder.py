@@ -1,15 +1,16 @@
-"""A state folder: open, read, commit, undo."""
+"""A state folder: open, read, commit, undo, rollback, prune."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sapwood.errors import StateError
-from sapwood.state.commit import Contents, publish, refuse_foreign, sweep, sweep_uncommitted
+from sapwood.state.commit import Contents, publish, refuse_foreign, remove_others, sweep, sweep_uncommitted
 from sapwood.state.files import discard, make_folder, parse_tensors, read_checked, safe_relative, writing
 from sapwood.state.lock import LOCK, WriterLock
 from sapwood.state.records import (
@@ -18,8 +19,10 @@ from sapwood.state.records import (
     StateMoved,
     Version,
     check_present,
+    find_version,
     kept_versions,
     load_current,
+    newest_first,
     read_pointer,
     read_version,
     slug,
@@ -88,10 +91,16 @@ class State:
     @classmethod
     def read(cls, path: str | os.PathLike[str], load: Callable[[State], T]) -> T:
         """``load(state)`` on the current version; if that one is pruned meanwhile, once more on the new one."""
+        state = cls.open(path)
+        return state.reading(lambda: load(state))
+
+    def reading(self, load: Callable[[], T]) -> T:
+        """``load()`` on the version that is open; if it is pruned meanwhile, once more on the new one."""
         try:
-            return load(cls.open(path))
+            return load()
         except StateMoved:
-            return load(cls.open(path))
+            self.refresh()
+            return load()
 
     @property
     def training(self) -> TrainingFolder:
@@ -179,15 +188,55 @@ class State:
         Raises:
             StateError: there is nothing before, or it was pruned.
         """
-        parent = self.version.record.get("parent")
-        if parent is None:
-            raise StateError(f"{self.path}: nothing to undo, version {self.version.id} is the first of its line")
-        if not version_path(self.path, parent).exists():
-            raise StateError(f"{self.path}: nothing to undo, version {parent} was pruned")
-        earlier = read_version(self.path, parent)
-        check_present(self.path, earlier)
-        note = f"undo of {self.version.id}: back to {earlier.id}"
-        return self._publish(earlier.record, earlier.record["files"], {}, earlier.record.get("parent"), note)
+        with self.writer():  # from here on nobody prunes what is gone back to
+            parent = self.version.record.get("parent")
+            if parent is None:
+                raise StateError(f"{self.path}: nothing to undo, version {self.version.id} is the first of its line")
+            if not version_path(self.path, parent).exists():
+                raise StateError(
+                    f"{self.path}: version {parent}, to undo to, was pruned; `rollback` goes to those left"
+                )
+            earlier = read_version(self.path, parent)
+            note = f"undo of {self.version.id}: back to {earlier.id}"
+            return self._publish_again(earlier, earlier.record.get("parent"), note)
+
+    def rollback(self, to: str) -> Version:
+        """Commit a new version with the content of any earlier one; ``undo`` takes this back.
+
+        Args:
+            to: the earlier version by number or id: ``v3``, ``v0003``, ``v0003-1a2b3c4d``.
+
+        Raises:
+            StateError: there is no such version (any more), it is the current one, or a file of it is missing.
+        """
+        with self.writer():
+            earlier = find_version(self.path, self.version, to)
+            if earlier.id == self.version.id:
+                raise StateError(f"{self.path} is at version {earlier.id} already; `show --versions` lists the others")
+            return self._publish_again(earlier, self.version.id, f"rollback to {earlier.id}")
+
+    def prune(self, keep: int) -> list[str]:
+        """Remove all versions but the newest ``keep`` (at least 1), and the files that none of those names.
+
+        Killed in between, some of the old versions are gone and the rest of the work is done by the next writer or
+        ``prune``; readers of a version that goes meet ``StateMoved``.
+
+        Returns:
+            Ids of the versions that were removed, oldest first.
+
+        Raises:
+            StateBusy: another writer is at work.
+            StateError: one of the versions to keep is damaged, or misses a file; nothing is removed.
+        """
+        if keep < 1:
+            raise StateError(
+                f"{self.path}: {keep} versions cannot be kept, the current one always stays: give 1 or more"
+            )
+        with self.writer():
+            kept = list(islice(newest_first(self.path, self.version), keep))
+            for version in kept:
+                check_present(self.path, version)
+            return remove_others(self.path, kept)
 
     def abandon(self) -> None:
         """Remove a state that was only created; its folder goes too if ``create`` made it and nothing else is in it.
@@ -207,6 +256,11 @@ class State:
         for folder in folders:
             with suppress(OSError):  # not empty
                 folder.rmdir()
+
+    def _publish_again(self, earlier: Version, parent: str | None, note: str) -> Version:
+        """Commit the content of an earlier version."""
+        check_present(self.path, earlier)
+        return self._publish(earlier.record, earlier.record["files"], {}, parent, note)
 
     def _publish(
         self, record: Mapping[str, Any], kept: Mapping[str, Any], files: Contents, parent: str | None, note: str

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ TASKS = "tasks"
 OWN_KEYS = ("format", "version", "number", "parent", "previous", "created", "note", "files")
 """Keys of a record that the state itself writes; whatever the caller gives under them is replaced."""
 
+_LISTED = 6
 _ID = re.compile(r"v(\d{4,12})-([0-9a-f]{8})")
 
 
@@ -171,24 +172,49 @@ def load_current(root: Path) -> Version:
             identifier = again
 
 
-def kept_versions(root: Path, current: Version) -> list[Version]:
-    """All committed versions that are still there, oldest first.
+def newest_first(root: Path, current: Version) -> Iterator[Version]:
+    """The committed versions that are still there, from the current one back; each is read when it is asked for.
 
     A version file left by a killed commit is not among them: the chain of ``previous`` from the current version has
     another id at its number, or no such number yet.
+
+    Raises:
+        StateError: the next one is damaged.
     """
-    chain = {current.number: current}
-    previous = current.record.get("previous")
-    while previous is not None and (version := _read_if_there(root, previous)):
-        chain[version.number] = version
+    version: Version | None = current
+    oldest = current.number
+    while version is not None:
+        yield version
+        oldest = version.number
         previous = version.record.get("previous")
-    oldest = min(chain)
-    for path in (root / VERSIONS).glob("v*.json"):
-        number = id_number(path.stem)
-        # Older than a pruned stretch: the chain cannot vouch for it, so it counts as committed.
-        if number is not None and number < oldest and (version := _read_if_there(root, path.stem)):
-            chain[number] = version
-    return [chain[number] for number in sorted(chain)]
+        version = None if previous is None else _read_if_there(root, previous)
+    # Older than a pruned stretch: the chain cannot vouch for these, so they count as committed.
+    numbers = {path.stem: id_number(path.stem) for path in (root / VERSIONS).glob("v*.json")}
+    earlier = [(number, name) for name, number in numbers.items() if number is not None and number < oldest]
+    for _, name in sorted(earlier, reverse=True):
+        if version := _read_if_there(root, name):
+            yield version
+
+
+def kept_versions(root: Path, current: Version) -> list[Version]:
+    """The same as a list, oldest first."""
+    return list(newest_first(root, current))[::-1]
+
+
+def find_version(root: Path, current: Version, wanted: str) -> Version:
+    """The version that somebody names: by its number (``v3``, ``v0003``) or its id (``v0003-1a2b3c4d``).
+
+    Raises:
+        StateError: none of those that are still there; the line lists them.
+    """
+    match = re.fullmatch(r"v?(\d{1,12})(-[0-9a-f]{1,8})?", wanted)
+    seen = []
+    for version in newest_first(root, current):
+        if match and version.number == int(match[1]) and version.id.split("-")[1].startswith((match[2] or "-")[1:]):
+            return version
+        seen.append(version.id)
+    there = ", ".join(reversed(seen[:_LISTED])) + (f" and {len(seen) - _LISTED} earlier" if seen[_LISTED:] else "")
+    raise StateError(f"{root} has no version {wanted!r}; it has {there}")
 
 
 def slug(name: str) -> str:

@@ -1,0 +1,268 @@
+"""What `learn` says of a round before it trains: what is new, what may be a mistake, and what it will take."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sapwood.costs import estimate_round
+from sapwood.costs.estimate import Estimate
+from sapwood.data.similar import similar_names
+from sapwood.kinds import Round
+from sapwood.kinds.base import task_names
+from sapwood.kinds.classification import PictureRound
+from sapwood.kinds.segmentation import MaskRound
+from sapwood.network import Network
+from sapwood.preparation import Prepared, taught
+from sapwood.progress import Progress
+from sapwood.state import State
+
+_LISTED = 5
+_LOOKED_AT = 128  # pictures that are predicted before training, in all
+_OF_ONE_CLASS = 24
+_MOSTLY = 0.5
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A picture that an earlier round has learned, byte by byte.
+
+    Attributes:
+        picture: as it was given.
+        label: its class now; None for masks.
+        round: name of the earlier round.
+        learned_as: its class there, by the name of today; None for masks, or if the class is gone.
+    """
+
+    picture: str
+    label: str | None
+    round: str
+    learned_as: str | None
+
+
+@dataclass(frozen=True)
+class Called:
+    """What the present version says of a new class.
+
+    Attributes:
+        name: the new class.
+        called: the known class it is taken for.
+        share: of its pictures, or of its pixels, looked at.
+        images: how many were looked at.
+    """
+
+    name: str
+    called: str
+    share: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A round before it is learned.
+
+    Attributes:
+        version: id of the version it would be learned on.
+        task: name of the round.
+        kind: of task.
+        standing: ``new``, ``half learned`` (it would go on from its checkpoint) or ``committed`` (nothing to do).
+        new: pictures that show each new class.
+        known: pictures that show each known class of the round: in the round, and learned before (None for masks).
+        similar: new names that nearly equal a known one: (new, known).
+        duplicates: pictures that were learned before.
+        called: new classes most of which the present version calls by one known name.
+        remarks: what else a person should know of the pictures.
+        estimate: of time and memory.
+    """
+
+    version: str
+    task: str
+    kind: str
+    standing: str
+    new: dict[str, int]
+    known: dict[str, tuple[int, int | None]]
+    similar: tuple[tuple[str, str], ...]
+    duplicates: tuple[Duplicate, ...]
+    called: tuple[Called, ...]
+    remarks: tuple[str, ...]
+    estimate: Estimate
+
+    def lines(self) -> list[str]:
+        """For people, one thing a line."""
+        said = []
+        if self.new:
+            said.append(f"new classes: {_listed(_counted(name, count) for name, count in self.new.items())}")
+        if self.known:
+            counts = (_counted(name, now, before) for name, (now, before) in self.known.items())
+            said.append(f"known classes: {_listed(counts)}")
+        said += [
+            f"the new class {name!r} is named nearly like the known class {other!r}; if they are one, use one name"
+            for name, other in self.similar[:_LISTED]
+        ]
+        said += self._duplicates()
+        what, verb = ("of the pixels of ", "are drawn as") if self.kind == "segmentation" else ("of ", "is called")
+        said += [
+            f"today {100 * each.share:.0f} % {what}{each.name!r} {verb} {each.called!r} ({each.images} looked at)"
+            for each in self.called
+        ]
+        said += self.remarks
+        if self.standing == "half learned":
+            said.append("this round is half learned: it goes on from its last checkpoint, if there is one")
+        elif self.standing == "committed":
+            said.append(f"this round was already committed as {self.version}: there is nothing to do")
+        return [*said, f"estimate: {self.estimate}"]
+
+    def _duplicates(self) -> list[str]:
+        if not self.duplicates:
+            return []
+        pictures = _listed(f"{each.picture} (round {each.round!r})" for each in self.duplicates)
+        said = [f"learned before: {len(self.duplicates)} of the pictures: {pictures}"]
+        moved = [each for each in self.duplicates if each.learned_as not in (None, each.label)]
+        if moved:
+            changes = _listed(f"{each.picture} was {each.learned_as!r}, now {each.label!r}" for each in moved)
+            said.append(f"learned before as another class: {changes}; one of the two is wrong")
+        return said
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``sapwood learn --dry-run --json`` prints."""
+        return {
+            "version": self.version,
+            "task": self.task,
+            "standing": self.standing,
+            "new_classes": [{"name": name, "images": count} for name, count in self.new.items()],
+            "known_classes": [
+                {"name": name, "images": now, "images_before": before} for name, (now, before) in self.known.items()
+            ],
+            "similar_names": [{"name": name, "known": other} for name, other in self.similar],
+            "duplicates": [vars(each) for each in self.duplicates],
+            "called_today": [vars(each) for each in self.called],
+            "remarks": list(self.remarks),
+            "estimated_seconds": self.estimate.seconds,
+            "estimated_memory": self.estimate.memory,
+        }
+
+
+def announce(
+    state: State,
+    network: Network,
+    prepared: Prepared,
+    standing: str,
+    progress: Progress,
+    check: Callable[[], None] = lambda: None,
+) -> Announcement:
+    """Look at a round before it is learned; nothing is written.
+
+    Args:
+        state: that would learn it.
+        network: of the present version, not merged.
+        prepared: the round.
+        standing: of the round, see ``rounds.standing``.
+        progress: listens.
+        check: may raise between batches.
+    """
+    round_, record = prepared.round, state.version.record
+    known, task = task_names(record), round_.task
+    names = {entry["id"]: entry["name"] for entry in record["classes"]}
+    earlier = earlier_pictures(state)
+    shows = channels_shown(round_)
+    counts: list[int] = shows.sum(0).tolist()
+    before = Counter(names.get(label) for _, label in earlier.values())
+    masks = isinstance(round_, MaskRound)
+    old = [channel for channel in task.annotated if channel not in task.new]
+    remarks = list(prepared.remarks)
+    if prepared.tests is not None and (leaked := len(earlier.keys() & set(prepared.tests.sha256))):
+        remarks.append(f"{leaked} of the test pictures were learned in earlier rounds: they measure too much")
+    pictures = [*round_.train.pictures, *round_.held.pictures]
+    digests = [*round_.train.sha256, *round_.held.sha256]
+    return Announcement(
+        version=state.version.id,
+        task=task.name,
+        kind=prepared.kind.name,
+        standing=standing,
+        new={round_.names[channel]: counts[channel] for channel in task.new},
+        known={known[channel]: (counts[channel], None if masks else before[known[channel]]) for channel in old},
+        similar=tuple(similar_names((round_.names[channel] for channel in task.new), known)),
+        duplicates=tuple(
+            Duplicate(picture.name, picture.label, earlier[sha256][0], names.get(earlier[sha256][1]))
+            for picture, sha256 in zip(pictures, digests, strict=True)
+            if sha256 in earlier
+        ),
+        called=tuple(_called_today(network, prepared, known, shows, progress, check)),
+        remarks=tuple(remarks),
+        estimate=estimate_round(network, prepared.config, round_),
+    )
+
+
+def earlier_pictures(state: State) -> dict[str, tuple[str, int | None]]:
+    """Round and class id of every picture that was learned, by its sha256; of masks the class is None."""
+    found: dict[str, tuple[str, int | None]] = {}
+    for task in state.version.record["tasks"]:
+        for line in state.text(f"{task['folder']}/pictures.jsonl").splitlines():
+            row = json.loads(line)
+            found[row["sha256"]] = (task["name"], row.get("label"))
+    return found
+
+
+def channels_shown(round_: Round) -> Tensor:
+    """Which channels each picture of a round shows: bool [n, K], those to train on first."""
+    shows = torch.zeros(len(round_), len(round_.names), dtype=torch.bool)
+    if isinstance(round_, MaskRound):
+        present = torch.from_numpy(np.concatenate([round_.train.counts, round_.held.counts]) > 0)
+        for value, channel in enumerate(round_.table.tolist()):
+            if channel < len(round_.names):
+                shows[:, channel] |= present[:, value]
+    elif isinstance(round_, PictureRound):
+        shows[torch.arange(len(round_)), torch.cat([round_.train_targets, round_.held_targets])] = True
+    return shows
+
+
+def _called_today(
+    network: Network,
+    prepared: Prepared,
+    known: Sequence[str],
+    shows: Tensor,
+    progress: Progress,
+    check: Callable[[], None],
+) -> Iterator[Called]:
+    """Predictions of the present version for a sample of what is new."""
+    round_, new = prepared.round, prepared.round.task.new
+    rivals = taught(prepared.kind, known)
+    shows = shows[: len(round_.train)]
+    of_each = max(1, min(_OF_ONE_CLASS, _LOOKED_AT // max(1, len(new))))
+    chosen = sorted({index for channel in new for index in _spread(shows[:, channel], of_each)})
+    if len(rivals) < 2 or not chosen:  # a single class is the answer to everything
+        return
+    sample = round_.train.subset(chosen)
+    confusion = prepared.kind.confusion(network, sample, round_.names, round_.size, progress, check)
+    for channel in new:
+        row = confusion[channel]
+        best, total = int(row.argmax()), int(row.sum())
+        if best in rivals and row[best] >= _MOSTLY * total > 0:
+            looked_at = int(shows[chosen, channel].sum())
+            yield Called(round_.names[channel], known[best], int(row[best]) / total, looked_at)
+
+
+def _spread(which: Tensor, count: int) -> list[int]:
+    """At most ``count`` of the indices where ``which`` is true, evenly from first to last."""
+    indices = which.nonzero().flatten().tolist()
+    if len(indices) <= count:
+        return indices
+    return [indices[position * len(indices) // count] for position in range(count)]
+
+
+def _counted(name: str, count: int, before: int | None = None) -> str:
+    known = "" if before is None else f", {before} before"
+    return f"{name} ({count} picture{'' if count == 1 else 's'}{known})"
+
+
+def _listed(things: Iterable[str]) -> str:
+    listed = list(things)
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + more

@@ -1,0 +1,141 @@
+"""What a head keeps to tell a picture of a known class from one of nothing that was taught."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from sapwood.functional.openset import LEAST, Sums, folds, held_out_distances, limit_of, within_covariance
+from sapwood.functional.statistics import exact, pack_triangle, unpack_triangle
+from sapwood.heads.classifiers import Groups
+from sapwood.heads.tensors import needed
+
+_FOLDS = 5
+_MOST = 1000
+"""Distances kept."""
+
+
+class OpenSet:
+    """Sums of features over all rounds, and how far held-out pictures were from the classes.
+
+    Attributes:
+        own: sums are kept here; else the head's own sums are taken, and handed over where they are needed.
+        complete: all pictures that were learned are in the sums; not so in a state of an earlier release.
+        total, count, packed_gram: [K, d], [K] and [d(d+1)/2], float64 and int64 on the CPU; empty unless ``own``.
+        distances, labels: [m] of held-out pictures, the newest last, and their classes.
+    """
+
+    def __init__(self, dim: int, own: bool) -> None:
+        self.own, self.complete = own, True
+        size = dim if own else 0
+        self.total = torch.zeros(0, size, dtype=torch.float64)
+        self.count = torch.zeros(0, dtype=torch.int64)
+        self.packed_gram = torch.zeros(size * (size + 1) // 2, dtype=torch.float64)
+        self.distances = torch.zeros(0, dtype=torch.float64)
+        self.labels = torch.zeros(0, dtype=torch.int64)
+
+    @property
+    def sums(self) -> Sums:
+        """Of all pictures."""
+        return Sums(self.total, self.count, unpack_triangle(self.packed_gram))
+
+    @property
+    def limit(self) -> float | None:
+        """The distance up to which a picture counts as known; None while it cannot be said."""
+        return limit_of(self.distances) if self.complete else None
+
+    def grow(self, count: int) -> None:
+        """Append ``count`` classes without pictures."""
+        self.total = torch.cat([self.total, self.total.new_zeros(count, self.total.shape[1])])
+        self.count = torch.cat([self.count, self.count.new_zeros(count)])
+
+    def observe(self, x: Tensor, y: Tensor, sign: int = 1) -> None:
+        """Add pictures [n, d] of classes [n] to the sums; with ``sign`` -1 take them out again."""
+        if not self.own:
+            return
+        x, y = exact(x).cpu(), y.cpu()
+        self.total.index_add_(0, y, x, alpha=sign)
+        self.count += sign * torch.bincount(y, minlength=len(self.count))
+        self.packed_gram += sign * pack_triangle(x.T @ x)
+
+    def clear(self) -> None:
+        """Take all pictures out of the sums; what held-out ones showed stays."""
+        for sums in (self.total, self.count, self.packed_gram):
+            sums.zero_()
+
+    def carry(self, P: Tensor) -> None:
+        """total <- total Pᵀ and gram <- P gram Pᵀ; see ``functional.statistics.drift_map``."""
+        if self.own:
+            P = P.detach().cpu().double()
+            self.total = self.total @ P.T
+            self.packed_gram = pack_triangle(P @ unpack_triangle(self.packed_gram) @ P.T)
+
+    def regroup(self, groups: Groups) -> None:
+        """Make each new class of the old ones in its group.
+
+        Of a class that goes without its pictures having been taken out before, the Gram matrix loses what it would
+        hold if the class were spread as all are: the shared covariance stays as it is.
+        """
+        place = {old: new for new, group in enumerate(groups) for old in group}
+        gone = torch.tensor([old not in place for old in range(len(self.count))], dtype=torch.bool) & (self.count > 0)
+        if self.own and gone.any():
+            alike, number, total = within_covariance(self.sums), self.count[gone].double()[:, None], self.total[gone]
+            held = total.T @ (total / number)
+            if alike is not None:
+                held += alike * (number - 1).sum()
+            self.packed_gram -= pack_triangle(held)
+        self.total = torch.stack([self.total[list(group)].sum(0) for group in groups])
+        self.count = torch.stack([self.count[list(group)].sum() for group in groups])
+        labels = torch.tensor([place.get(label, -1) for label in self.labels.tolist()], dtype=torch.int64)
+        self.distances, self.labels = self.distances[labels >= 0], labels[labels >= 0]
+
+    def hold_out(self, sums: Sums, x: Tensor, y: Tensor, held: int, *, stays: bool) -> None:
+        """Measure how far a round's pictures are from classes formed without them.
+
+        Where the round left the features as they were (``stays``) all its pictures take turns, a fifth at a time;
+        else its validation pictures alone, since the others have shaped the features. Fewer than 19 are put beside
+        those of earlier rounds, more replace them.
+
+        Args:
+            sums: of all rounds, these pictures among them.
+            x, y: features [n, d] and classes [n], validation pictures last.
+            held: number of these.
+            stays: see above.
+        """
+        parts = folds(y, _FOLDS) if stays else [torch.arange(len(y) - held, len(y))] if held else []
+        distances, labels = held_out_distances(sums, x, y, parts)
+        if len(distances) < LEAST:
+            distances, labels = torch.cat([self.distances, distances]), torch.cat([self.labels, labels])
+        self.distances, self.labels = distances[-_MOST:], labels[-_MOST:]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored."""
+        if not self.complete:
+            return {}
+        found = {"known.total": self.total, "known.count": self.count, "known.gram": self.packed_gram}
+        held = {"known.distances": self.distances, "known.labels": self.labels}
+        return (found if self.own else {}) | (held if len(self.distances) else {})
+
+    def meta(self) -> int | None:
+        """Number of held-out pictures; None where the sums are not complete."""
+        return len(self.distances) if self.complete else None
+
+    def load(self, tensors: Mapping[str, Tensor], held: int | None, classes: int) -> None:
+        """Restore what ``tensors`` and ``meta`` gave, of a head with so many classes.
+
+        ``held`` is None too in a state of a release that kept nothing of the kind.
+        """
+
+        def stored(name: str, like: Tensor) -> Tensor:
+            return needed(tensors, name, tuple(like.shape)).to(like.dtype).clone()
+
+        self.complete = held is not None or not self.own
+        self.total, self.count = self.total.new_zeros(classes, self.total.shape[1]), self.count.new_zeros(classes)
+        self.distances, self.labels = self.distances.new_zeros(held or 0), self.labels.new_zeros(held or 0)
+        if self.own and self.complete:
+            self.total, self.count = stored("known.total", self.total), stored("known.count", self.count)
+            self.packed_gram = stored("known.gram", self.packed_gram)
+        if held:
+            self.distances, self.labels = stored("known.distances", self.distances), stored("known.labels", self.labels)

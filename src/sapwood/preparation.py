@@ -1,0 +1,120 @@
+"""What is settled before a round begins: its pictures and those to measure on, read and checked, and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from sapwood.assembly import training_config
+from sapwood.data.names import class_name
+from sapwood.errors import ConfigError, DataError
+from sapwood.kinds import KINDS, Kind, Round, kind_of
+from sapwood.kinds.base import task_names
+from sapwood.network import Network
+from sapwood.progress import Progress
+from sapwood.rounds import plan_of
+from sapwood.settings import TrainingConfig, build, plain
+from sapwood.state import State
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A round that may begin.
+
+    Attributes:
+        kind: of task.
+        round: its pictures, decoded and split.
+        tests: pictures to measure on afterwards, decoded; None without.
+        config: how it is trained.
+        plan: what must be the same for a killed round to go on.
+        remarks: what a person should know of the pictures.
+    """
+
+    kind: Kind
+    round: Round
+    tests: Any
+    config: TrainingConfig
+    plan: dict[str, Any]
+    remarks: tuple[str, ...]
+
+    def measure(self, network: Network, progress: Progress, check: Callable[[], None] = lambda: None) -> Tensor | None:
+        """Counts [K, K] of truth (rows) against prediction on the pictures to measure on; None without them.
+
+        K counts the round's classes too, whether the network has learned them or not.
+        """
+        if self.tests is None:
+            return None
+        return self.kind.confusion(network, self.tests, self.round.names, self.round.size, progress, check)
+
+
+def prepare_round(
+    state: State,
+    data: Any,
+    task: str | None = None,
+    test: Any = None,
+    training: Mapping[str, Any] | None = None,
+    max_drop: float | None = None,
+    *,
+    unlabelled: str = "background",
+    skip_bad: bool = False,
+    progress: Progress,
+) -> Prepared:
+    """Read and check what a round needs; nothing is written. The arguments are those of ``Learner.learn``.
+
+    Raises:
+        UsageError: a setting, a name or a picture is not as it should be.
+    """
+    record = state.version.record
+    config = round_config(record, training or {})
+    known, index = task_names(record), len(record["tasks"])
+    name = f"task-{index + 1}" if task is None else class_name(task, "--task", "round")
+    _check_max_drop(max_drop, test)
+    kind = KINDS[record["kind"]]
+    check_kind(state, data)
+    size, info = record["image_size"], record["backbone"]
+    load = partial(
+        kind.load, size=size, progress=progress, skip_bad=skip_bad, workers=config.workers, least=info["patch"]
+    )
+    store = load(kind.read(data, unlabelled=unlabelled))
+    tests = None if test is None else load(kind.read_tests(test))
+    round_ = kind.prepare(
+        store, known, index, name, record["seed"], config.validation, size, info.get("stride") or info["patch"]
+    )
+    remarks = round_.remarks()
+    if tests is not None:
+        remarks += kind.check_tests(tests, round_.names)
+        if shared := len(set(store.sha256) & set(tests.sha256)):
+            remarks.append(f"{shared} of the test pictures are among the training pictures: they measure too much")
+    return Prepared(kind, round_, tests, config, plan_of(record, round_, plain(config)), tuple(remarks))
+
+
+def round_config(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> TrainingConfig:
+    """How the next round is trained: as the last one, but for what is given anew."""
+    if not overrides:
+        return training_config(record)
+    return build(TrainingConfig, {**record["settings"]["training"], **overrides}, "training")
+
+
+def check_kind(state: State, data: Any) -> None:
+    """Refuse data that are for another kind of task than the state learns."""
+    kind = KINDS[state.version.record["kind"]]
+    if (found := kind_of(data)) is not kind:
+        raise DataError(f"{state.path} learns {kind.name}, but these data are for {found.name}; name another state")
+
+
+def taught(kind: Kind, known: Sequence[str]) -> range:
+    """Channels of the classes that rounds have taught: all but the background of masks, which nobody teaches."""
+    return range(1 if kind.name == "segmentation" else 0, len(known))
+
+
+def _check_max_drop(max_drop: float | None, test: Any) -> None:
+    if max_drop is None:
+        return
+    if not 0 <= max_drop <= 100:
+        raise ConfigError(f"--max-drop must lie in 0..100 percentage points, got {max_drop:g}")
+    if test is None:
+        raise ConfigError("--max-drop compares old classes before and after: give pictures of them with --test")

@@ -1,0 +1,216 @@
+"""Mending what was learned: other names, classes that are one or should not be there, labels that were wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from sapwood.data.legend import BACKGROUND
+from sapwood.errors import ConfigError, DataError
+from sapwood.history import FEATURES
+from sapwood.kinds.base import task_names
+from sapwood.progress import Progress
+from sapwood.repair_draft import Draft
+from sapwood.repair_record import forget_measured, known_class, recount, renamed
+from sapwood.repair_steps import Repair, finish, forget_pictures, holdovers, other_labels, regroup
+from sapwood.repair_sums import Sums, channels, computed, kept_features, open_head, refit, stacked, stays
+from sapwood.state import State
+
+__all__ = ["Repair", "kept_bytes", "list_classes", "merge_classes", "relabel", "remove_class", "rename_class"]
+
+
+def list_classes(state: State) -> list[dict[str, Any]]:
+    """``id``, ``name``, ``round`` (that brought it) and ``pictures`` of every class; None where there is no such thing.
+
+    Which classes a picture with a mask shows is not remembered.
+    """
+    record = state.version.record
+    counts: Counter[int] = Counter()
+    if record["kind"] == "classification":
+        draft = Draft(state)
+        counts.update(row["label"] for index in range(len(draft.tasks)) for row in draft.rows(index))
+    brought = {name: task["name"] for task in record["tasks"] for name in task["classes"]}
+    masks = record["kind"] == "segmentation"
+    return [
+        {**entry, "round": brought.get(entry["name"]), "pictures": None if masks else counts[entry["id"]]}
+        for entry in record["classes"]
+    ]
+
+
+def kept_bytes(state: State) -> int:
+    """Bytes of the features that the current version keeps so that its pictures can be taken out of the sums again."""
+    return sum(entry["bytes"] for name, entry in state.version.record["files"].items() if name.endswith(f"/{FEATURES}"))
+
+
+def rename_class(state: State, old: str, new: str) -> Repair:
+    """Give a class another name. Its id stays.
+
+    Raises:
+        UsageError: no such class, the name is taken or not allowed, or a round is half learned.
+    """
+    with state.writer():
+        old = known_class(state.version.record, old)
+        record = renamed(state.version.record, old, new)
+        if (half := state.training.plan()) is not None:
+            raise ConfigError(
+                f"{state.path}: round {half.get('task')!r} is half learned with the old name; "
+                "repeat its `learn` to finish it first, or drop it with `undo` or `learn --restart`"
+            )
+        version = state.commit(record, {}, f"rename {old} -> {new}")
+    return Repair(version, (f"pictures to learn or to measure on must be of class {new!r} from now on",))
+
+
+def merge_classes(state: State, old: str, into: str) -> Repair:
+    """Make one class of two: pictures of ``old`` count as ``into`` from now on.
+
+    Raises:
+        UsageError: no such class, twice the same one, or a state that draws masks.
+    """
+    with state.writer():
+        old, into = known_class(state.version.record, old), known_class(state.version.record, into)
+        _refuse_masks(state, "merge two classes")
+        if old == into:
+            raise DataError(f"class {old!r} cannot be merged with itself; name two classes")
+        draft = Draft(state)
+        head = open_head(draft)
+        remarks = []
+        ids = {entry["name"]: entry["id"] for entry in draft.record["classes"]}
+        for index in range(len(draft.tasks)):
+            rows = draft.rows(index)
+            if any(row["label"] == ids[old] for row in rows):
+                rows = [{**row, "label": ids[into]} if row["label"] == ids[old] else row for row in rows]
+                draft.put_rows(index, rows, None)
+        if head.fitted == "gradient":
+            remarks.append(
+                f"the row of {into!r} stays as it was trained, that of {old!r} is gone: pictures like those of {old!r} "
+                f"are called {into!r} only as far as they look like it; learn some of them as {into!r}"
+            )
+        regroup(draft, head, old, into)
+        return finish(draft, f"merge {old} -> {into}", remarks)
+
+
+def remove_class(
+    state: State,
+    name: str,
+    *,
+    pictures: Any = None,
+    inexact: bool = False,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+) -> Repair:
+    """Let go of a class and of what is kept of its pictures.
+
+    Of a head that predicts from statistics, on a backbone that stays, nothing of the class is left: its sums are what
+    they would be had the class never been learned, with the strength and the temperature of before.
+
+    Args:
+        state: to change.
+        name: of the class.
+        pictures: those of the class, as paths or a folder, where the state keeps no features of them.
+        inexact: go on where the head's sums still hold pictures of the class.
+        device: where features are computed if need be.
+        progress: listens.
+
+    Raises:
+        UsageError: no such class, the last one, or sums that would still hold the class (without ``inexact``).
+    """
+    progress = progress or Progress()
+    with state.writer():
+        record = state.version.record
+        name = known_class(record, name)
+        left = [each for each in task_names(record) if each != name]
+        if not set(left) - ({BACKGROUND} if record["kind"] == "segmentation" else set()):
+            raise DataError(f"{name!r} is the last class of {state.path}; remove the folder to be rid of it")
+        draft = Draft(state)
+        head = open_head(draft)
+        remarks = holdovers(draft, head, name)
+        draft.record = forget_measured(draft.record, {name})  # before rounds let go of the class
+        if record["kind"] == "classification":
+            remarks += forget_pictures(draft, head, name, pictures, inexact, device, progress)
+        else:
+            remarks.append(f"pixels of {name!r} are drawn as what comes second there, mostly the background")
+        for index in range(len(draft.tasks) - 1):  # nobody reads these any more, and they may hold the class
+            for part in ("head", "objective"):
+                draft.put_part(index, part, None)
+            draft.put(index, "backbone.safetensors", None)
+        regroup(draft, head, name, None)
+        remarks.append(f"earlier versions still hold {name!r}: `sapwood prune {state.path} --keep 1` removes them")
+        return finish(draft, f"remove {name}", remarks)
+
+
+def relabel(
+    state: State,
+    pictures: Any,
+    to: str,
+    *,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+) -> Repair:
+    """Count pictures that were learned for another class.
+
+    Of a head that predicts from statistics, on a backbone that stays, the sums are afterwards what they would be had
+    the pictures been learned so, with the strength and the temperature of before. Elsewhere only what is remembered of
+    the pictures changes, and the remarks say so.
+
+    Args:
+        state: to change.
+        pictures: files or folders; they are known by their hash.
+        to: name of a known class.
+        device: where features are computed if need be.
+        progress: listens.
+
+    Raises:
+        UsageError: no such class, a picture that was never learned, nothing to change, or a state that draws masks.
+    """
+    progress = progress or Progress()
+    with state.writer():
+        _refuse_masks(state, "relabel pictures")
+        to = known_class(state.version.record, to)
+        draft = Draft(state)
+        changed, before, store = other_labels(draft, pictures, to, progress)
+        names = {entry["id"]: entry["name"] for entry in draft.record["classes"]}
+        head = open_head(draft)
+        remarks = []
+        if isinstance(head, Sums) and stays(draft.record):
+            channel = channels(draft.record)
+            if not refit(head, draft):
+                wanted = [row["sha256"] for row in before]
+                features = kept_features(draft, wanted)
+                rest = [sha256 for sha256 in wanted if sha256 not in features]
+                features |= computed(state, store, rest, device, progress)
+                head.forget(stacked(before, features, channel))
+                identifier = next(each for each, name in names.items() if name == to)
+                head.observe(stacked([{**row, "label": identifier} for row in before], features, channel))
+            head.settle()
+            draft.put_part(len(draft.tasks) - 1, "head", head.state())
+        else:
+            remarks.append(
+                "what predicts has not changed: it was trained with the old labels and cannot unlearn them; "
+                f"learn such pictures as {to!r} in a further round"
+            )
+        draft.record = forget_measured(draft.record, {names[row["label"]] for row in before} | {to}, changed)
+        for index in changed:
+            task = draft.tasks[index]
+            recount(task, draft.rows(index), names)
+            adapter = task["parts"].get("adapter")
+            if not remarks and adapter is not None and isinstance(adapter["meta"].get("classes"), list):
+                order = {name: position for position, name in enumerate(task_names(draft.record))}
+                adapter["meta"]["classes"] = [order[name] for name in task["annotated"]]
+        counts = Counter(row["label"] for index in range(len(draft.tasks)) for row in draft.rows(index))
+        remarks += [
+            f"no picture of {name!r} is left; `sapwood classes {state.path} remove {name!r}` takes the class away"
+            for identifier, name in names.items()
+            if not counts[identifier]
+        ]
+        count = len({row["sha256"] for row in before})
+        return finish(draft, f"relabel {count} picture{'s' if count > 1 else ''} -> {to}", remarks)
+
+
+def _refuse_masks(state: State, what: str) -> None:
+    if state.version.record["kind"] == "segmentation":
+        raise ConfigError(
+            f"{state.path} draws masks: it cannot {what}, since what its pictures show is not remembered; "
+            "mend the masks and learn them in a further round"
+        )
