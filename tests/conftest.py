@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _LONG = (
     "test_readme.py",
     "test_pool.py",
+    "test_interruptions.py",
     "test_budget.py",
     "test_resume.py",
     "test_mask_resume.py",
