@@ -25,8 +25,8 @@ from sapwood.progress import Progress
 from sapwood.state import State
 
 _LISTED = 5
-_LOOKED_AT = 128  # pictures that are predicted before training, in all
-_OF_ONE_CLASS = 24
+_LOOKED_AT = 64  # pictures that are predicted before training, in all
+_OF_ONE_CLASS = 12
 _MOSTLY = 0.5
 
 
