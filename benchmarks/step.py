@@ -49,7 +49,7 @@ def our_step(
     optimizer = build_optimizer(network.trainable(), TrainingConfig())
 
     def step() -> None:
-        F.cross_entropy(network(images), targets).backward()
+        F.cross_entropy(network(images).logits, targets).backward()
         optimizer.step()
         optimizer.zero_grad()
 

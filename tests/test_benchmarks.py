@@ -178,3 +178,17 @@ def test_steps_of_objectives() -> None:
     for one in found.values():
         assert len(one["ratios"]) == 2
         assert min(one["ratios"]) > 0.5  # it cannot do with less than the forwards it needs
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "key"),
+    [
+        ("step.py", ("--size", "28", "--batch", "2", "--rounds", "1", "--precisions", "fp32"), "fp32"),
+        ("learn.py", ("--size", "28", "--pictures", "8", "--epochs", "1"), "learn_over_bare_steps"),
+    ],
+)
+def test_the_other_scripts_run(script: str, options: tuple[str, ...], key: str) -> None:
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / script
+    done = subprocess.run([sys.executable, str(path), "--json", *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert key in json.loads(done.stdout)

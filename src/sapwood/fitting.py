@@ -18,7 +18,7 @@ from sapwood.settings import TrainingConfig
 
 _SMALLEST_BATCH = 32
 # Of a head that training has fitted only what is known is asked of features: a part of the pictures answers that.
-_LOOKED_AT, _LEAST_LOOKED_AT = 0.25, 64
+_LOOKED_AT, _LEAST_LOOKED_AT = 0.25, 32
 
 
 class PooledFit:
@@ -110,7 +110,7 @@ class PooledFit:
 
 
 def _part(targets: Tensor) -> list[int]:
-    """Indices of a quarter of the pictures, 64 at least, of each class its share.
+    """Indices of a quarter of the pictures, 32 at least, of each class its share.
 
     >>> _part(torch.tensor([0, 1] * 200)).count(0), len(_part(torch.arange(1000) % 10)), len(_part(torch.zeros(9)))
     (1, 250, 9)

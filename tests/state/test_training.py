@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 from pathlib import Path
@@ -85,6 +86,23 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(training: TrainingF
     training.save({"w": torch.ones(1)}, {"step": 3})
     assert step_of(training) == 3
     assert len(list(training.path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", [".aside-half", ".tmpAbC123"])  # ours, and what safetensors writes before it renames
+def test_what_a_killed_writer_left_goes_with_the_rest(training: TrainingFolder, name: str) -> None:
+    training.begin({})
+    training.save({"w": torch.zeros(1)}, {"step": 1})
+    (training.path / name).write_bytes(b"half")
+    training.clear()
+    assert not training.path.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_who_may_read_the_plan_may_read_the_tensors(training: TrainingFolder) -> None:
+    training.begin({})
+    training.save({"w": torch.zeros(1)}, {"step": 1})
+    plan, (checkpoint,) = training.path / "plan.json", checkpoints(training)
+    assert checkpoint.stat().st_mode == plan.stat().st_mode
 
 
 def test_a_new_plan_drops_the_old_checkpoint(training: TrainingFolder) -> None:

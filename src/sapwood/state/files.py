@@ -78,7 +78,10 @@ def write_aside(
         if isinstance(content, str | bytes):
             temporary.write_bytes(encode(content) if isinstance(content, str) else content)
         else:
+            temporary.touch()
+            usual = temporary.stat().st_mode
             _save_tensors(content, temporary, metadata)
+            temporary.chmod(usual)  # safetensors makes files that nobody but their owner may read
         # O_RDWR: Windows syncs only handles that may write.
         handle = os.open(temporary, os.O_RDWR)
         try:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from sapwood.cache import file_sha256
 from sapwood.errors import StateError
 from sapwood.state.files import (
-    ASIDE,
     discard,
     make_folder,
     parse_tensors,
@@ -83,7 +82,7 @@ class TrainingFolder:
             settle(temporary, self.path / name)
         for _, path in earlier:
             discard(path)
-        self._discard_aside()
+        self._discard_leftovers()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors (on the CPU) and meta of the newest whole checkpoint, or None; damaged ones are passed over."""
@@ -116,7 +115,7 @@ class TrainingFolder:
             sync_folder(self.path)
         for _, path in self._checkpoints():
             discard(path)
-        self._discard_aside()
+        self._discard_leftovers()
         with suppress(OSError):
             self.path.rmdir()
         return plan
@@ -128,6 +127,10 @@ class TrainingFolder:
         found = [(match, path) for path in self.path.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
         return sorted((int(match[1]), path) for match, path in found)
 
-    def _discard_aside(self) -> None:
-        for path in self.path.glob(f"{ASIDE}*"):
-            discard(path)
+    def _discard_leftovers(self) -> None:
+        """Remove what killed writers left, under whatever name: the folder holds plan and checkpoints, nothing else."""
+        if not self.path.is_dir():
+            return
+        for path in self.path.iterdir():
+            if path.name != _PLAN and not _CHECKPOINT.fullmatch(path.name):
+                discard(path)
