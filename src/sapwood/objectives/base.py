@@ -66,7 +66,8 @@ class Objective:
         SegmentationConfig: settings for segmentation, where they differ.
         needs: what is computed for the loss, a subset of ``NEEDS``: ``teacher``, the outputs of the network before the
             round; ``grid``, ``Outputs.grid_logits``; the others are fields of ``Outputs``. The teacher's get the same;
-            where there should be one and is none, in the first round, ``saliency`` alone is computed.
+            where there should be one and is none, in the first round, ``saliency`` alone is computed. Settings may
+            take away from it.
         head: settings of the dense head that the objective cannot do without.
     """
 
@@ -75,7 +76,7 @@ class Objective:
     SegmentationConfig: ClassVar[type | None] = None
     summary: ClassVar[str]
     growth: ClassVar[str] = "nothing"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
     head: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: Any) -> None:

@@ -96,7 +96,7 @@ class UnknownLabel(Objective):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         if config.unknown == "background":
-            self.needs = type(self).needs - {"saliency"}  # type: ignore[misc]
+            self.needs -= {"saliency"}
         self._slow: list[nn.Parameter] = []
         self._new: tuple[int, ...] | None = None
 
