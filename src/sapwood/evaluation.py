@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from sapwood.data.store import PictureStore
-from sapwood.feeds import extract, passes
 from sapwood.functional.calibration import expected_calibration_error
 from sapwood.functional.openset import nearest_distance
 from sapwood.heads.base import PooledHead
 from sapwood.network import Network
+from sapwood.passing import extract, passes
 from sapwood.progress import Progress
 
 _BATCH = 64
@@ -64,6 +64,8 @@ class Evaluation:
         worst: the pictures most surely wrong, surest first: ``path``, ``true``, ``predicted``, ``score``.
         unknown_images: pictures of other classes that were measured too.
         false_accept: fraction of these that are called known all the same; None where that cannot be said.
+        learned_images: how many different pictures among them were learned from, by their bytes; None where that cannot
+            be said.
     """
 
     version: str
@@ -81,6 +83,7 @@ class Evaluation:
     worst: list[dict[str, Any]] = field(default_factory=list)
     unknown_images: int = 0
     false_accept: float | None = None
+    learned_images: int | None = 0
 
     def as_json(self) -> dict[str, Any]:
         """What ``sapwood evaluate --json`` prints."""
@@ -200,7 +203,7 @@ def look(
         features = extract(network, store, progress=progress, **options).to(network.device)
         found = judged(features, head.logits(features)).cpu()
     else:
-        found = passes(network, store, [answer], progress=progress, **options)[0]
+        found = passes(store, [answer], progress=progress, **options)[0]
     if limits is None:
         return Look(found, None)
     return Look(found[:, :-1], found[:, -1] > 0)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sapwood.backbones.base import Tokens
-from sapwood.data.loader import Batch, Views, batches, epoch_order
+from sapwood.data.loader import Batch, Views, balanced_order, batches, epoch_order
 from sapwood.data.mask_store import MaskStore
 from sapwood.data.mask_views import MaskBatch, MaskViews, mask_batches
 from sapwood.data.store import PictureStore
-from sapwood.network import Network, Teacher, outputs_of
+from sapwood.network import Teacher, outputs_of
 from sapwood.objectives.base import Outputs
-from sapwood.progress import Progress
 
 
 class Feed(Protocol):
@@ -68,7 +68,7 @@ class ViewFeed(ABC):
 
 
 class PictureFeed(ViewFeed):
-    """Pictures with one class each."""
+    """Pictures with one class each; ``balanced`` shows all classes equally often."""
 
     def __init__(
         self,
@@ -79,13 +79,15 @@ class PictureFeed(ViewFeed):
         workers: int,
         *,
         stays: bool = False,
+        balanced: bool = False,
     ) -> None:
         super().__init__(len(store), batch_size, stays=stays)
         self.store, self.targets, self.views, self.workers = store, targets, views, workers
+        self.balanced = balanced
 
     def batches(self, epoch: int, start: int, size: int | None = None) -> Iterable[Batch]:
         """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
-        order = epoch_order(len(self.store), self.views.seed, self.views.task, epoch)
+        order = _order(self.targets, self.views.seed, self.views.task, epoch, self.balanced)
         return batches(
             self.store,
             self.targets,
@@ -140,9 +142,11 @@ class FeatureBatch(NamedTuple):
 class FeatureFeed:
     """Features computed once, for rounds that leave the backbone as it is: only the head is evaluated."""
 
-    def __init__(self, features: Tensor, targets: Tensor, batch_size: int, seed: int, task: int) -> None:
+    def __init__(
+        self, features: Tensor, targets: Tensor, batch_size: int, seed: int, task: int, *, balanced: bool = False
+    ) -> None:
         self.features, self.targets = features, targets
-        self.batch_size, self.seed, self.task = batch_size, seed, task
+        self.batch_size, self.seed, self.task, self.balanced = batch_size, seed, task, balanced
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -150,7 +154,8 @@ class FeatureFeed:
 
     def batches(self, epoch: int, start: int, size: int | None = None) -> Iterator[FeatureBatch]:
         """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
-        order = torch.from_numpy(epoch_order(len(self.features), self.seed, self.task, epoch))
+        places = _order(self.targets, self.seed, self.task, epoch, self.balanced)
+        order = torch.from_numpy(places) % max(len(self.targets), 1)
         for chosen in order.split(size or self.batch_size)[start:]:
             yield FeatureBatch(self.features[chosen], self.targets[chosen])
 
@@ -161,51 +166,12 @@ class FeatureFeed:
         return outputs_of(model.head, tokens, (), model.watched), told
 
 
+def _order(targets: Tensor, seed: int, task: int, epoch: int, balanced: bool) -> np.ndarray:
+    if not balanced:
+        return epoch_order(len(targets), seed, task, epoch)
+    return balanced_order(targets.numpy(), seed, task, epoch)
+
+
 def as_tokens(features: Tensor) -> Tokens:
     """Pooled features [B, d] as tokens without patches."""
     return Tokens(features, features.new_empty(len(features), 0, features.shape[1]), (0, 0))
-
-
-@torch.no_grad()
-def passes(
-    network: Network,
-    store: PictureStore,
-    functions: Sequence[Callable[[Tensor], Tensor]],
-    *,
-    image_size: int,
-    batch_size: int,
-    workers: int = 0,
-    what: str = "features",
-    progress: Progress | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> list[Tensor]:
-    """Functions of uint8 pictures [B, H, W, 3] over the plain views of all pictures; results on the CPU, in order."""
-    progress = progress or Progress()
-    out: list[list[Tensor]] = [[] for _ in functions]
-    progress.start(what, len(store))
-    targets = torch.zeros(len(store), dtype=torch.int64)
-    for batch in batches(store, targets, Views(image_size, augment=False), batch_size=batch_size, workers=workers):
-        check()
-        for kept, function in zip(out, functions, strict=True):
-            kept.append(function(batch.images).float().cpu())
-        progress.advance(len(batch.targets))
-    progress.finish()
-    return [torch.cat(kept) for kept in out]
-
-
-def extract(network: Network, store: PictureStore, *, image_size: int, **options: Any) -> Tensor:
-    """Pooled features [n, d], float32; with a memory, a backbone that stays computes only those not held yet."""
-    memory = network.memory
-    if memory is None or network.adapter.moves:
-        return _features(network, store, image_size=image_size, **options)
-    keys = [f"{network.backbone.info.sha256}/{network.precision}/{image_size}/{sha256}" for sha256 in store.sha256]
-    missing = [index for index, key in enumerate(keys) if key not in memory]
-    found = _features(network, store.subset(missing), image_size=image_size, **options)
-    memory.update(zip((keys[index] for index in missing), found, strict=True))
-    return torch.stack([memory[key] for key in keys]) if keys else found
-
-
-def _features(network: Network, store: PictureStore, **options: Any) -> Tensor:
-    if not len(store):
-        return torch.empty(0, network.backbone.info.dim)
-    return passes(network, store, [lambda images: network.tokens(images)[0].pooled], **options)[0]

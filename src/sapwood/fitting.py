@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapwood.feeds import FeatureFeed, Feed, extract, passes
+from sapwood.data.store import PictureStore
+from sapwood.feeds import FeatureFeed, Feed
 from sapwood.functional.statistics import drift_map
 from sapwood.heads.base import Features, PooledHead
 from sapwood.kinds.classification import PictureRound
 from sapwood.network import Network
+from sapwood.passing import Keeping, Rows, extract, passes
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 
@@ -30,6 +32,7 @@ class PooledFit:
         head: PooledHead,
         data: PictureRound,
         config: TrainingConfig,
+        rows: Rows,
         progress: Progress,
         check: Callable[[], None],
     ) -> None:
@@ -41,6 +44,7 @@ class PooledFit:
             "progress": progress,
             "check": check,
         }
+        self.keeping = Keeping(rows, config.checkpoint_seconds)
         self.before: Tensor | None = None
         self.features: Tensor | None = None
         self.held: Tensor | None = None
@@ -51,14 +55,17 @@ class PooledFit:
         follow = self.head.drift == "linear" or self.head.known.own
         if follow and not self.network.adapter.keeps_features:
             store = self.data.train.subset(self.looked_at)
-            self.before = extract(self.network, store, what="features before", **self.options)
+            self.before = self._features(store, "features before")
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Features [n, d] of training and of validation pictures."""
         if self.features is None or self.held is None:
-            self.features = extract(self.network, self.data.train, what="features", **self.options)
-            self.held = extract(self.network, self.data.held, what="validation features", **self.options)
+            self.features = self._features(self.data.train, "features")
+            self.held = self._features(self.data.held, "validation features")
         return self.features, self.held
+
+    def _features(self, store: PictureStore, what: str) -> Tensor:
+        return extract(self.network, store, what=what, keeping=self.keeping, **self.options)
 
     def of_all(self) -> Tensor | None:
         """Features [n, d] as far as they have been computed: of all pictures or None; training before validation."""
@@ -68,8 +75,9 @@ class PooledFit:
         """Training and validation features as batches: only the head is evaluated."""
         features, held = self.compute()
         task, size = self.data.task, self.config.batch_size
+        balanced = self.config.balance == "auto"
         return (
-            FeatureFeed(features, self.data.train_targets, size, task.seed, task.index),
+            FeatureFeed(features, self.data.train_targets, size, task.seed, task.index, balanced=balanced),
             FeatureFeed(held, self.data.held_targets, size, task.seed, task.index),
         )
 
@@ -81,8 +89,8 @@ class PooledFit:
             features, held = self.compute()
             train = Features(features, data.train_targets)
         else:
-            features = extract(self.network, data.train.subset(self.looked_at), what="features", **self.options)
-            held = self.held = extract(self.network, data.held, what="validation features", **self.options)
+            features = self._features(data.train.subset(self.looked_at), "features")
+            held = self.held = self._features(data.held, "validation features")
             train = Features(features, data.train_targets[self.looked_at])
         validation = Features(held, data.held_targets) if len(data.held) else None
         if self.before is not None:
@@ -90,7 +98,7 @@ class PooledFit:
             head.known.carry(drift)
             if head.drift == "linear":
                 head.carry(drift)
-        head.calibrated = False
+        head.calibrated, head.balanced = False, self.config.balance == "auto"
         facts: dict[str, Any] = {}
         accuracy: float | None = None
         if head.wants_features:
@@ -106,7 +114,7 @@ class PooledFit:
     def _held_logits(self) -> Tensor:
         if self.held is not None and not self.network.adapter.calibrates:
             return self.head.logits(self.held.to(self.network.device)).cpu()
-        return passes(self.network, self.data.held, [self.network.predict], what="validation", **self.options)[0]
+        return passes(self.data.held, [self.network.predict], what="validation", **self.options)[0]
 
 
 def _part(targets: Tensor) -> list[int]:

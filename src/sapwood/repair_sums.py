@@ -12,11 +12,11 @@ from sapwood.assembly import assemble, config_types, resolve_precision, training
 from sapwood.data.given import as_pictures
 from sapwood.data.store import PictureStore
 from sapwood.errors import ConfigError
-from sapwood.feeds import extract
 from sapwood.heads import HEADS
 from sapwood.heads.base import Features, Head
 from sapwood.heads.classifiers import Groups
 from sapwood.kinds import KINDS
+from sapwood.passing import extract
 from sapwood.progress import Progress
 from sapwood.repair_draft import Draft
 from sapwood.settings import build

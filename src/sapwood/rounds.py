@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -19,10 +19,16 @@ from sapwood.kinds.base import Round
 from sapwood.kinds.classification import PictureRound
 from sapwood.network import Network, Teacher
 from sapwood.objectives.base import Objective, Outputs
+from sapwood.passing import Rows
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.state import State
 from sapwood.training import Checkpoints, Stop, Trained, train
+
+
+class Keeper(Checkpoints, Rows, Protocol):
+    """Where what a round has done so far is kept."""
+
 
 # These change how a round is computed, never what comes out.
 _HARMLESS = ("training.workers", "training.checkpoint_seconds")
@@ -34,7 +40,7 @@ def learn_round(
     data: Round,
     config: TrainingConfig,
     *,
-    checkpoints: Checkpoints,
+    checkpoints: Keeper,
     progress: Progress,
     stop: Stop,
 ) -> dict[str, Any]:
@@ -56,7 +62,7 @@ def learn_round(
     collector = Collector(network, data.plain_feed(config, held=False), len(data.train), progress, stop.check)
     pooled = None
     if isinstance(head, PooledHead) and isinstance(data, PictureRound):
-        pooled = PooledFit(network, head, data, config, progress, stop.check)
+        pooled = PooledFit(network, head, data, config, checkpoints, progress, stop.check)
 
     # Before the head grows: the objective may change old rows too, and the teacher is the network as it was.
     teacher = Teacher(network) if "teacher" in objective.needs and later else None

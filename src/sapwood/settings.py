@@ -47,6 +47,8 @@ class TrainingConfig:
         workers: processes that make the training views; 0 makes them in the main process.
         validation: share of each class's training pictures held out; classes below 10 pictures give none.
         augment: random resized crops and flips, else the plain view.
+        balance: ``auto``: classes that a round brings unevenly are shown equally often, and heads that are fitted from
+            sums of features weigh all classes alike; ``none`` lets every picture count the same. Of masks neither.
         adapt: ``always``, or ``first``: the adapter learns in the first round and then stays.
         checkpoint_seconds: longest time between two checkpoints.
     """
@@ -64,6 +66,7 @@ class TrainingConfig:
     workers: int = 0
     validation: float = 0.1
     augment: bool = True
+    balance: Literal["auto", "none"] = "auto"
     adapt: Literal["always", "first"] = "always"
     checkpoint_seconds: float = 60.0
 
@@ -90,7 +93,7 @@ def build(config_type: type[C], values: Mapping[str, Any], part: str) -> C:
     >>> build(TrainingConfig, {"epoch": 3}, "training")
     Traceback (most recent call last):
     ...
-    sapwood.errors.ConfigError: no setting 'training.epoch'. Did you mean 'training.epochs'? Settings of training: accumulate, adapt, augment, batch_size, checkpoint_seconds, epochs, head_lr, lr, optimizer, precision, schedule, validation, warmup, weight_decay, workers
+    sapwood.errors.ConfigError: no setting 'training.epoch'. Did you mean 'training.epochs'? Settings of training: accumulate, adapt, augment, balance, batch_size, checkpoint_seconds, epochs, head_lr, lr, optimizer, precision, schedule, validation, warmup, weight_decay, workers
     """  # noqa: E501
     hints = typing.get_type_hints(config_type)
     fields = [field.name for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sapwood.data.loader import Batch, Views, batches, epoch_order
+from sapwood.data.loader import Batch, Views, balanced_order, batches, epoch_order
 from sapwood.data.pictures import Picture, Pictures
 from sapwood.data.store import PictureStore
 from sapwood.data.transforms import eval_view, train_view, view_key
@@ -97,3 +97,45 @@ def test_settings_out_of_range(store: PictureStore) -> None:
         Views(0, True)
     with pytest.raises(ValueError, match="22 targets for 23 pictures"):
         batches(store, TARGETS[1:], Views(10, True), batch_size=4)
+
+
+UNEVEN = [0] * 14 + [5] * 6 + [9] * 3
+
+
+def test_balanced_epochs_show_all_classes_equally_often_and_every_picture_in_turn() -> None:
+    times = np.zeros(23, int)
+    for epoch in range(12):
+        places = balanced_order(UNEVEN, seed=3, task=1, epoch=epoch)
+        assert len(places) == len(set(places.tolist())) == 23
+        shown = np.bincount(np.array(UNEVEN)[places % 23], minlength=10)[[0, 5, 9]]
+        assert sorted(shown) in ([7, 8, 8], [8, 8, 7])
+        times += np.bincount(places % 23, minlength=23)
+        for index, count in enumerate(np.bincount(places % 23, minlength=23)):
+            assert sorted(places[places % 23 == index] // 23) == list(range(count))
+    for first, end in ((0, 14), (14, 20), (20, 23)):
+        assert times[first:end].sum() == 92
+        assert times[first:end].max() - times[first:end].min() <= 1
+
+
+def test_a_balanced_order_is_a_function_of_its_arguments() -> None:
+    orders = {
+        tuple(balanced_order(UNEVEN, *key).tolist())
+        for key in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))
+        for _ in "ab"
+    }
+    assert len(orders) == 4
+    assert np.array_equal(balanced_order([4, 4, 8, 8], 1, 2, 3), epoch_order(4, 1, 2, 3))
+    assert np.array_equal(balanced_order([4] * 5, 1, 2, 3), epoch_order(5, 1, 2, 3))
+    assert len(balanced_order([], 0, 0, 0)) == 0
+
+
+def test_a_picture_that_comes_again_is_seen_otherwise(store: PictureStore) -> None:
+    views = Views(10, True, seed=1)
+    (batch,) = batches(store, TARGETS, views, batch_size=4, order=[2, 25, 48, 2])
+    assert batch.indices.tolist() == [2, 2, 2, 2]
+    assert batch.targets.tolist() == [20] * 4
+    pixels = [image.numpy().tobytes() for image in batch.images]
+    assert len(set(pixels)) == 3
+    assert pixels[0] == pixels[3]
+    (plain,) = batches(store, TARGETS, Views(10, False), batch_size=2, order=[2, 25])
+    assert torch.equal(plain.images[0], plain.images[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,13 +44,13 @@ class Views:
         if self.image_size < 1:
             raise ConfigError(f"image_size must be >= 1, got {self.image_size}")
 
-    def of(self, store: PictureStore, index: int) -> np.ndarray:
-        """The view of one picture, uint8 [image_size, image_size, 3]."""
+    def of(self, store: PictureStore, place: int) -> np.ndarray:
+        """The view of one picture, uint8 [image_size, image_size, 3]; for ``place`` see ``balanced_order``."""
+        again, index = divmod(place, len(store))
         if not self.augment:
             return eval_view(store[index], self.image_size)
-        return train_view(
-            store[index], self.image_size, view_key(self.seed, self.task, self.epoch, store.sha256[index])
-        )
+        shown = f"{store.sha256[index]}/{again}" if again else store.sha256[index]
+        return train_view(store[index], self.image_size, view_key(self.seed, self.task, self.epoch, shown))
 
 
 class Batches(Generic[T]):
@@ -83,7 +84,8 @@ def batches(
         targets: int64 [len(store)], the class index of each.
         views: how they are shown.
         batch_size: pictures in a batch.
-        order: indices into the store, in the order wanted (``epoch_order``); by default all, as they lie.
+        order: indices into the store, in the order wanted (``epoch_order``), or places (``balanced_order``); by
+            default all, as they lie.
         start: batches left out at the beginning; their pictures are not touched.
         workers: processes that prepare views; 0 does it in this one.
     """
@@ -118,8 +120,51 @@ def grouped(
 
 def epoch_order(count: int, seed: int, task: int, epoch: int) -> np.ndarray:
     """Order of ``count`` pictures in an epoch, int64 [count]; a function of its arguments only."""
-    digest = hashlib.blake2b(f"{seed}/{task}/{epoch}/order".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big"))).permutation(count)
+    return _random(seed, task, epoch, "order").permutation(count)
+
+
+def balanced_order(targets: Sequence[int] | np.ndarray, seed: int, task: int, epoch: int) -> np.ndarray:
+    """Order of an epoch of as many pictures as there are, in which all classes are shown equally often.
+
+    Class-balanced sampling (Kang et al. 2020, "Decoupling representation and classifier", eq. 1 with q = 0), dealt
+    instead of drawn: classes take turns over all epochs, and of a class every picture is shown before one is shown
+    again. Classes of one size give ``epoch_order``.
+
+    Args:
+        targets: class of each of the n pictures.
+        seed, task, epoch: with the targets, all that the order depends on.
+
+    Returns:
+        Places int64 [n]: index + n times how often the epoch has shown the picture before, which chooses another view.
+
+    >>> sorted(balanced_order([7, 7, 7, 9], seed=0, task=0, epoch=0).tolist())[-2:]  # the only 9, and once more
+    [3, 7]
+    """
+    classes, place, sizes = np.unique(np.asarray(targets), return_inverse=True, return_counts=True)
+    count, number = len(place), len(classes)
+    if not count or (sizes == sizes[0]).all():
+        return epoch_order(count, seed, task, epoch)
+    shown = []
+    for position in range(number):
+        members = np.flatnonzero(place == position)
+        first, end = (-((position - done * count) // number) for done in (epoch, epoch + 1))
+        turns = np.arange(first, end)
+        cycles, inside = np.divmod(turns, len(members))
+        orders = {
+            cycle: _random(seed, task, f"{classes[position]}/{cycle}", "turns").permutation(members)
+            for cycle in np.unique(cycles).tolist()
+        }
+        chosen = [int(orders[cycle][step]) for cycle, step in zip(cycles.tolist(), inside.tolist(), strict=True)]
+        before: Counter[int] = Counter()
+        for index in chosen:
+            shown.append(index + count * before[index])
+            before[index] += 1
+    return _random(seed, task, epoch, "order").permutation(np.array(shown, dtype=np.int64))
+
+
+def _random(seed: int, task: int, epoch: int | str, what: str) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{seed}/{task}/{epoch}/{what}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
 
 
 def _batch(store: PictureStore, targets: Tensor, views: Views, indices: list[int]) -> Batch:
@@ -127,7 +172,7 @@ def _batch(store: PictureStore, targets: Tensor, views: Views, indices: list[int
     images = np.empty((len(indices), size, size, 3), np.uint8)
     for row, index in enumerate(indices):
         images[row] = views.of(store, index)
-    where = torch.tensor(indices, dtype=torch.int64)
+    where = torch.tensor(indices, dtype=torch.int64) % max(len(store), 1)
     return Batch(torch.from_numpy(images), targets[where], where)
 
 

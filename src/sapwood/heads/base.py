@@ -170,6 +170,7 @@ class PooledHead(Head):
 
     Attributes:
         calibrated: the last round gave the temperature, on pictures that were held out.
+        balanced: rare classes count as much as common ones in what ``fit`` and ``settle`` make of pictures.
         known: what tells pictures of known classes from others.
     """
 
@@ -178,6 +179,7 @@ class PooledHead(Head):
     def __init__(self, config: Any, dim: int) -> None:
         super().__init__(config, dim)
         self.calibrated = False
+        self.balanced = False
         self.known = OpenSet(dim, own=not self.keeps_sums)
 
     @property
@@ -221,7 +223,8 @@ class PooledHead(Head):
 
     def meta(self) -> dict[str, Any]:
         """Facts stored beside the tensors, as JSON."""
-        return {**super().meta(), "calibrated": self.calibrated, "known": self.known.meta()}
+        said = {"calibrated": self.calibrated, "balanced": self.balanced, "known": self.known.meta()}
+        return super().meta() | said
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors on the CPU, JSON facts) from which ``load`` restores the head with any number of classes."""
@@ -229,7 +232,8 @@ class PooledHead(Head):
         return tensors | {name: value.clone() for name, value in self.known.tensors().items()}, meta
 
     def load(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Restore what ``state`` gave, also that of a release without ``known``."""
+        """Restore what ``state`` gave, also that of a release without ``known`` or ``balanced``."""
+        self.balanced = bool(meta.get("balanced", False))
         super().load(tensors, meta)
         self.calibrated = bool(meta.get("calibrated", self.temperature != 1.0))
         self.known.load(tensors, meta.get("known"), self.classes)

@@ -10,21 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sapwood.functional.openset import Sums
-from sapwood.functional.statistics import (
-    exact,
-    holdout_errors,
-    loo_residuals,
-    one_hot,
-    pack_triangle,
-    ridge_solve,
-    unpack_triangle,
-)
+from sapwood.functional.balance import balanced_sums
+from sapwood.functional.openset import Sums, folds
+from sapwood.functional.statistics import exact, one_hot, pack_triangle, ridge_solve, unpack_triangle
 from sapwood.heads.base import Features, PooledHead, needed
 from sapwood.heads.classifiers import Groups
 from sapwood.heads.settings import DriftConfig, fault_unless_int, fault_unless_number, refuse
+from sapwood.heads.strength import STRENGTHS, Evidence
 
-STRENGTHS = tuple(10.0**power for power in range(-8, 9))
+__all__ = ["STRENGTHS", "RidgeConfig", "RidgeHead"]
+
+_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -57,10 +53,14 @@ class RidgeHead(PooledHead):
     h = x, or relu(x R) with a fixed R ~ N(0, 1) [d, M]. G = sum h h^T and C = sum h onehot(y)^T run over all
     pictures of all rounds in float64, so that rounds in any order and split give the same solution.
 
+    ``balanced`` solves with the sums as they would be if all classes had equally many pictures, assuming that all
+    spread alike around their means (``functional.balance.balanced_sums``). They follow from the sums that are kept, so
+    that this holds too, and so do repairs.
+
     The strength is chosen in every round from 1e-8..1e8 by the squared error of one-hot targets, fitted on the
-    round's training pictures alone: on its validation pictures if there are any, else by leave-one-out in closed
-    form over the classes with at least two pictures; without one, the last strength stays (at first the mean
-    diagonal entry of G). Validation pictures then join the sums.
+    round's training pictures alone: see ``heads.strength``; without anything to try it on, the last one stays (at first
+    the mean diagonal entry of G). The temperature is chosen on validation pictures before they join the sums, else by
+    taking a fifth of the round's pictures at a time out of them.
     """
 
     name: ClassVar[str] = "ridge"
@@ -84,6 +84,7 @@ class RidgeHead(PooledHead):
         super().__init__(config, dim)
         self.width = config.projection or dim
         self.strength: float | None = config.strength
+        self.evidence = Evidence()
         self.seed: int | None = None
         # The sums are no buffers: they stay on the CPU in float64, whatever device or dtype the network moves to.
         self.packed_gram = torch.zeros(self.width * (self.width + 1) // 2, dtype=torch.float64)
@@ -142,14 +143,18 @@ class RidgeHead(PooledHead):
             self._draw_projection(int(torch.randint(2**31 - 1, (1,), generator=generator)))
         train = self._expanded(train)
         held = self._expanded(validation) if validation is not None and len(validation.y) else None
-        facts = self._choose(train, held)
+        facts: dict[str, Any] = {}
+        if self.config.strength is None:
+            chosen, facts["held_out"] = self.evidence.choose(train, held, balanced=self.balanced)
+            self.strength = chosen or self.strength
         self._add(train)
         if held is not None:
-            weights = ridge_solve(self.gram.to(held.x.device), self.cross.to(held.x.device), self._strength())
-            logits = held.x @ weights
+            logits = held.x @ self.solve().to(held.x.device)
             self.calibrate_temperature(logits, held.y)
             facts["validation_accuracy"] = self.right_share(logits, held.y)
             self._add(held)
+        else:
+            self._calibrate_by_turns(train)
         self.settle()
         return {**facts, "strength": self.strength, "temperature": self.temperature}
 
@@ -194,7 +199,12 @@ class RidgeHead(PooledHead):
 
     def solve(self) -> Tensor:
         """W = (G + strength I)^-1 C, [M, K] float64 on the CPU."""
-        return ridge_solve(self.gram, self.cross, self._strength())
+        return self._solve_of(self.gram, self.cross, self.count)
+
+    def _solve_of(self, gram: Tensor, cross: Tensor, count: Tensor) -> Tensor:
+        if self.balanced:
+            gram, cross = balanced_sums(gram, cross, count)
+        return ridge_solve(gram, cross, self._strength())
 
     def _expanded(self, features: Features) -> Features:
         """In float64: products in float32 would differ in their last digits with the pictures beside a picture."""
@@ -207,29 +217,18 @@ class RidgeHead(PooledHead):
     def _strength(self) -> float:
         return self.strength or self.gram.diagonal().mean().item() or 1.0
 
-    def _choose(self, train: Features, held: Features | None) -> dict[str, Any]:
-        """Set the strength from this round alone; without held-out pictures also the temperature."""
-        present, local = torch.unique(train.y, return_inverse=True)
-        if len(present) < 2 and self.config.strength is None:
-            # A target that never changes says nothing of the strength: the errors would be rounding noise.
-            return {"held_out": "nothing: a round of one class cannot tell strengths apart"}
-        target = one_hot(local, len(present))
-        if held is not None:
-            if self.config.strength is None:
-                known = one_hot(held.y, self.classes)
-                errors = holdout_errors(train.x, one_hot(train.y, self.classes), held.x, known, STRENGTHS)
-                self.strength = STRENGTHS[int(errors.argmin())]
-            return {"held_out": "validation"}
-        scored = torch.bincount(local)[local] > 1
-        if not bool(scored.any()):
-            return {"held_out": "nothing: no class has two pictures"}
-        strengths = STRENGTHS if self.config.strength is None else (self.config.strength,)
-        residuals = loo_residuals(train.x, target, strengths)
-        errors = torch.stack([residual[scored].square().mean() for residual in residuals])
-        best = int(errors.argmin())
-        self.strength = strengths[best]
-        self.calibrate_temperature((target - residuals[best])[scored], local[scored])
-        return {"held_out": "leave-one-out"}
+    def _calibrate_by_turns(self, train: Features) -> None:
+        """Choose the temperature on pictures that are in the sums, a fifth taken out at a time."""
+        if not bool((self.count[train.y.cpu()] > 1).any()):
+            return
+        gram, logits, order = self.gram, [], []
+        for part in folds(train.y, _FOLDS):
+            x, y = train.x[part.to(train.x.device)].cpu(), train.y.cpu()[part]
+            count = self.count - torch.bincount(y, minlength=self.classes)
+            solution = self._solve_of(gram - x.T @ x, self.cross - x.T @ one_hot(y, self.classes), count)
+            logits.append((x @ solution).masked_fill(count == 0, -torch.inf))  # a class without pictures is no answer
+            order.append(y)
+        self.calibrate_temperature(torch.cat(logits), torch.cat(order))
 
     def _add(self, features: Features, sign: int = 1) -> None:
         self.packed_gram += sign * pack_triangle((features.x.T @ features.x).cpu())
@@ -251,8 +250,9 @@ class RidgeHead(PooledHead):
         return {"solution": self.solution}
 
     def meta(self) -> dict[str, Any]:
-        """Classes, temperature, strength, and the projection's seed."""
-        return {**super().meta(), "strength": self.strength, "projection_seed": self.seed}
+        """Classes, temperature, strength and what it was chosen by, and the projection's seed."""
+        errors = self.evidence.errors.tolist()
+        return {**super().meta(), "strength": self.strength, "strength_errors": errors, "projection_seed": self.seed}
 
     def load_statistics(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Restore sums and solution; the projection is drawn again from its seed."""
@@ -261,6 +261,7 @@ class RidgeHead(PooledHead):
         self.count = needed(tensors, "count", (self.classes,)).clone()
         self.solution = needed(tensors, "solution", (self.width, self.classes)).to(self.solution)
         self.strength = meta["strength"]
+        self.evidence.load(meta.get("strength_errors"))
         self.seed = None
         if meta["projection_seed"] is not None:
             self._draw_projection(int(meta["projection_seed"]))

@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 
 _PLAN = "plan.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d{6,})-([0-9a-f]{16})\.safetensors")
+_ROWS = re.compile(r"rows-([a-z-]+)-(\d{9,})-([0-9a-f]{16})\.safetensors")
 
 
 class TrainingFolder:
-    """``<state>/training``: a plan (what is being learned, with which settings) and its newest checkpoint.
+    """``<state>/training``: a plan (what is being learned, with which settings), its newest checkpoint, and rows.
 
     Used by the process that holds the state's ``writer()``. A checkpoint is one safetensors file whose header carries
-    the JSON part and whose name carries its number and sha256, so that it appears in one step, whole.
+    the JSON part and whose name carries its number and sha256, so that it appears in one step, whole. Rows are what a
+    pass over pictures has computed so far, in files that each go on where the one before ends.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,8 +101,30 @@ class TrainingFolder:
                 return parse_tensors(data, path), meta
         return None
 
+    def keep_rows(self, what: str, first: int, rows: Tensor) -> None:
+        """Keep the results [n, ...] of a pass (``what`` is its name, in words) for pictures ``first`` and after."""
+        with writing(self.path):
+            make_folder(self.path)
+            temporary = write_aside(self.path, {"rows": rows})
+            name = f"rows-{what.replace(' ', '-')}-{first:09d}-{file_sha256(temporary)[:16]}.safetensors"
+            settle(temporary, self.path / name)
+
+    def kept_rows(self, what: str) -> Tensor | None:
+        """What a pass has kept, from its first picture on without a gap, or None; damaged files are passed over."""
+        import torch
+
+        found: list[Tensor] = []
+        for first, digest, path in self._row_files(what.replace(" ", "-")):
+            if first != sum(map(len, found)):
+                continue
+            with suppress(OSError, StateError, ValueError, KeyError):
+                data = path.read_bytes()
+                if hashlib.sha256(data).hexdigest().startswith(digest):
+                    found.append(parse_tensors(data, path)["rows"])
+        return torch.cat(found) if found else None
+
     def clear(self) -> dict[str, Any] | None:
-        """Remove plan and checkpoints (the plan first: a checkpoint without a plan is nothing).
+        """Remove plan, checkpoints and rows (the plan first: a checkpoint without a plan is nothing).
 
         Returns:
             The plan; None if there was none, or none that could be read.
@@ -115,6 +139,8 @@ class TrainingFolder:
             sync_folder(self.path)
         for _, path in self._checkpoints():
             discard(path)
+        for _, _, path in self._row_files():
+            discard(path)
         self._discard_leftovers()
         with suppress(OSError):
             self.path.rmdir()
@@ -127,10 +153,17 @@ class TrainingFolder:
         found = [(match, path) for path in self.path.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
         return sorted((int(match[1]), path) for match, path in found)
 
+    def _row_files(self, what: str | None = None) -> list[tuple[int, str, Path]]:
+        """First picture, digest and path of the files of a pass, or of all, in order."""
+        if not self.path.is_dir():
+            return []
+        found = [(match, path) for path in self.path.iterdir() if (match := _ROWS.fullmatch(path.name))]
+        return sorted((int(match[2]), match[3], path) for match, path in found if what in (None, match[1]))
+
     def _discard_leftovers(self) -> None:
-        """Remove what killed writers left, under whatever name: the folder holds plan and checkpoints, nothing else."""
+        """Remove what killed writers left, under whatever name: whatever is no plan, checkpoint or rows."""
         if not self.path.is_dir():
             return
         for path in self.path.iterdir():
-            if path.name != _PLAN and not _CHECKPOINT.fullmatch(path.name):
+            if path.name != _PLAN and not any(known.fullmatch(path.name) for known in (_CHECKPOINT, _ROWS)):
                 discard(path)

@@ -1,0 +1,98 @@
+"""How strongly a ridge head is regularised: chosen anew in every round, by pictures that a fit has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sapwood.functional.balance import balancing_weights
+from sapwood.functional.statistics import holdout_errors, loo_residuals, one_hot
+from sapwood.heads.tensors import Features
+
+STRENGTHS = tuple(10.0**power for power in range(-8, 9))
+
+_ENOUGH = 5
+"""Held-out pictures of a class without which they say less than leaving out each training picture in turn."""
+_MOST_LEFT_OUT = 2000
+"""Training pictures up to which that is done: it decomposes all their features."""
+_AS_GOOD = 1.03
+"""Errors are flat below the best strength: with few pictures, noise would choose nearly none. Chosen on validation
+pictures; one standard error (Breiman et al. 1984) was too much where a class has five."""
+
+
+class Evidence:
+    """Errors of the strengths, added up over rounds.
+
+    Attributes:
+        errors: [S] float64, squared errors of one-hot targets, a mean of each class, summed over classes.
+    """
+
+    def __init__(self) -> None:
+        self.errors = torch.zeros(len(STRENGTHS), dtype=torch.float64)
+
+    def choose(self, train: Features, held: Features | None, *, balanced: bool) -> tuple[float | None, str]:
+        """Try the strengths on a round alone, and say which to take.
+
+        Where each class has five held-out pictures at least, the best on them. Else by leave-one-out in closed form
+        over the classes with at least two training pictures, and with what earlier rounds said: a round of few pictures
+        is not heard alone. Of strengths within 3 % of the least error the largest is then taken.
+
+        Args:
+            train: what the fit sees, h [n, M] in float64.
+            held: what it does not see; None without.
+            balanced: all classes weigh the same, in fit and error.
+
+        Returns:
+            The strength, None where the round says nothing, and what it was tried on.
+        """
+        labels = train.y if held is None else torch.cat([train.y, held.y])
+        present, local = torch.unique(labels, return_inverse=True)
+        if len(present) < 2:
+            # A target that never changes says nothing of the strength: the errors would be rounding noise.
+            return None, "nothing: a round of one class cannot tell strengths apart"
+        classes, count = len(present), len(train.y)
+        target = one_hot(local[:count], classes)
+        # Rows times the root of a weight: their squares then count so much.
+        root = _weights(train.y, balanced).sqrt().unsqueeze(1)
+        x, y = train.x * root, target * root
+        if held is not None and self._enough(train.y, held.y):
+            held_root = _weights(held.y, balanced).sqrt().unsqueeze(1)
+            shown = one_hot(local[count:], classes) * held_root
+            errors = holdout_errors(x, y, held.x * held_root, shown, STRENGTHS)
+            self.errors += errors * classes**2  # their mean is over columns too
+            return STRENGTHS[int(errors.argmin())], "validation"
+        scored = torch.bincount(local[:count])[local[:count]] > 1
+        if not bool(scored.any()):
+            return None, "nothing: no class has two pictures"
+        errors = torch.stack([each[scored].square().sum(1).mean() for each in loo_residuals(x, y, STRENGTHS)]).cpu()
+        share = root[scored].square().mean().item()  # of weights: those of single pictures are not among them
+        self.errors += errors / share * len(torch.unique(local[:count][scored]))
+        return most_of(STRENGTHS, self.errors), "leave-one-out"
+
+    def load(self, errors: Sequence[float] | None) -> None:
+        """Restore what ``errors`` was; None of a state that has none."""
+        if errors is not None:
+            self.errors = torch.tensor(errors, dtype=torch.float64)
+
+    @staticmethod
+    def _enough(train: Tensor, held: Tensor) -> bool:
+        if len(train) > _MOST_LEFT_OUT:
+            return True
+        counts = torch.bincount(held, minlength=int(train.max()) + 1)
+        return bool((counts[torch.unique(train)] >= _ENOUGH).all())
+
+
+def most_of(strengths: Sequence[float], errors: Tensor) -> float:
+    """The largest strength whose error [S] is within 3 % of the least.
+
+    >>> most_of([1.0, 10.0, 100.0], torch.tensor([2.0, 2.05, 3.0]))
+    10.0
+    """
+    limit = _AS_GOOD * errors.min().item()
+    return max(strength for strength, error in zip(strengths, errors.tolist(), strict=True) if error <= limit)
+
+
+def _weights(target: Tensor, balanced: bool) -> Tensor:
+    return balancing_weights(target) if balanced else torch.ones(len(target), dtype=torch.float64, device=target.device)

@@ -1,0 +1,144 @@
+"""Passes over all pictures of a store in plain views: features, logits, whatever a function makes of a batch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sapwood.data.loader import Batch, Views, batches
+from sapwood.data.store import PictureStore
+from sapwood.errors import Interrupted
+from sapwood.network import Network
+from sapwood.progress import Progress
+
+
+@torch.no_grad()
+def passes(
+    store: PictureStore,
+    functions: Sequence[Callable[[Tensor], Tensor]],
+    *,
+    image_size: int,
+    batch_size: int,
+    workers: int = 0,
+    what: str = "features",
+    progress: Progress | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> list[Tensor]:
+    """Functions of uint8 pictures [B, H, W, 3] over the plain views of all pictures; results on the CPU, in order."""
+    progress = progress or Progress()
+    out: list[list[Tensor]] = [[] for _ in functions]
+    progress.start(what, len(store))
+    for batch in _plain(store, image_size, batch_size=batch_size, workers=workers):
+        check()
+        for kept, function in zip(out, functions, strict=True):
+            kept.append(function(batch.images).float().cpu())
+        progress.advance(len(batch.targets))
+    progress.finish()
+    return [torch.cat(kept) for kept in out]
+
+
+def _plain(store: PictureStore, image_size: int, **options: Any) -> Iterable[Batch]:
+    targets = torch.zeros(len(store), dtype=torch.int64)
+    return batches(store, targets, Views(image_size, augment=False), **options)
+
+
+class Rows(Protocol):
+    """Where a pass over pictures keeps what it has computed, so that a killed one goes on."""
+
+    def keep_rows(self, what: str, first: int, rows: Tensor) -> None:
+        """Keep the results [n, ...] for the pictures ``first`` and after of the pass of that name."""
+
+    def kept_rows(self, what: str) -> Tensor | None:
+        """What the pass has kept, from its first picture on."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Rows, and the longest time in seconds after which a pass keeps what it has."""
+
+    rows: Rows
+    seconds: float
+
+
+@torch.no_grad()
+def kept_pass(
+    keeping: Keeping,
+    store: PictureStore,
+    function: Callable[[Tensor], Tensor],
+    *,
+    image_size: int,
+    batch_size: int,
+    workers: int = 0,
+    what: str = "features",
+    progress: Progress | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """What ``passes`` gives for one function; stopped or killed, the next call goes on after the last whole batch kept.
+
+    The batches are those of an undisturbed pass, hence the numbers too, bit for bit.
+    """
+    progress = progress or Progress()
+    found = keeping.rows.kept_rows(what)
+    out = [] if found is None else [found]
+    first = sum(map(len, out))
+    new: list[Tensor] = []
+    progress.start(what, len(store), first)
+    last = time.monotonic()
+
+    def keep() -> None:
+        nonlocal first, last
+        if new:
+            rows = torch.cat(new)
+            keeping.rows.keep_rows(what, first, rows)
+            out.append(rows)
+            first += len(rows)
+            new.clear()
+        last = time.monotonic()
+
+    start = math.ceil(first / batch_size)
+    for batch in _plain(store, image_size, batch_size=batch_size, workers=workers, start=start):
+        try:
+            check()
+        except Interrupted:
+            keep()
+            raise
+        new.append(function(batch.images).float().cpu())
+        progress.advance(len(batch.targets))
+        if time.monotonic() - last >= keeping.seconds:
+            keep()
+    progress.finish()
+    return torch.cat([*out, *new])
+
+
+def extract(
+    network: Network, store: PictureStore, *, image_size: int, keeping: Keeping | None = None, **options: Any
+) -> Tensor:
+    """Pooled features [n, d], float32; with a memory, a backbone that stays computes only those not held yet.
+
+    With ``keeping`` a killed pass goes on; a memory needs none.
+    """
+    memory = network.memory
+    if memory is None or network.adapter.moves:
+        return _features(network, store, image_size=image_size, keeping=keeping, **options)
+    keys = [f"{network.backbone.info.sha256}/{network.precision}/{image_size}/{sha256}" for sha256 in store.sha256]
+    missing = [index for index, key in enumerate(keys) if key not in memory]
+    found = _features(network, store.subset(missing), image_size=image_size, **options)
+    memory.update(zip((keys[index] for index in missing), found, strict=True))
+    return torch.stack([memory[key] for key in keys]) if keys else found
+
+
+def _features(network: Network, store: PictureStore, keeping: Keeping | None = None, **options: Any) -> Tensor:
+    def pooled(images: Tensor) -> Tensor:
+        return network.tokens(images)[0].pooled
+
+    if not len(store):
+        return torch.empty(0, network.backbone.info.dim)
+    if keeping is not None:
+        return kept_pass(keeping, store, pooled, **options)
+    return passes(store, [pooled], **options)[0]
