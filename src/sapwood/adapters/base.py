@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sapwood.backbones.base import BackboneInfo, Site
 from sapwood.errors import ConfigError
+from sapwood.functional.factorise import Pair
 from sapwood.task import Snapshot, Task
 
 
@@ -113,6 +114,25 @@ class Adapter(nn.Module, ABC):
         Raises:
             NotMergeable: the change depends on the input.
         """
+
+    def expert(self, site: Site, index: int) -> Tensor | None:
+        """What the pictures of one round alone get of the site's weight, in its shape; for adapters that choose.
+
+        Args:
+            site: one of ``sites``.
+            index: of the round, from 0, among those in which the adapter learned.
+
+        Raises:
+            ConfigError: the adapter has one weight for all rounds.
+        """
+        raise ConfigError("the adapter has one weight for the pictures of all rounds")
+
+    def factors(self, site: Site) -> Pair | None:
+        """The same as a product B A of (A [r, in], B [out, r]); shapes as in ``functional.factorise``.
+
+        None where only ``dense`` can tell; its factors are then found by singular values.
+        """
+        return None
 
     def before_task(self, task: Task, statistics: Statistics) -> None:
         """Prepare the live part for a round; never change ``folded`` here, whose weights the teacher shares."""

@@ -240,6 +240,16 @@ class Dual(Adapter):
         live = compose(down.detach(), up.detach(), 1.0)
         return live if past is None else live + past
 
+    def expert(self, site: Site, index: int) -> Tensor | None:
+        """The orthogonal pairs of all rounds, and the residual pair of one with its gate open."""
+        past, key = self.folded(site), site_key(site)
+        tensors = self.past[index][0]
+        if not self.gated or f"residual_down.{key}" not in tensors:
+            return past
+        down, up = (tensors[f"residual_{part}.{key}"].to(self.up[key]) for part in ("down", "up"))
+        own = compose(down, up, 1.0)
+        return own if past is None else past + own
+
     def calibrate(self, logits: Tensor, context: Context) -> Tensor:
         """Add to logits [B, K] or [B, K, h, w] what the guess of the task says; nothing while a round is learned."""
         ratios = [context.values.get(f"dual.{memory.input_key}") for _, memory in self._memories()]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sapwood.adapters.base import Adapter, Context, Statistics, choose_sites, site_key
 from sapwood.backbones.base import BackboneInfo, Site
 from sapwood.errors import NotMergeable
-from sapwood.functional.low_rank import lora_delta
+from sapwood.functional.low_rank import compose, lora_delta
 from sapwood.settings import check
 from sapwood.task import Snapshot, Task
 
@@ -148,6 +148,13 @@ class Experts(Adapter):
     def dense(self, site: Site) -> Tensor:
         """Never: the weight would depend on the picture."""
         raise NotMergeable("each picture takes the expert of its own round, so there is no one weight to merge into")
+
+    def expert(self, site: Site, index: int) -> Tensor:
+        """(alpha / r) B_t A_t of one round."""
+        key, older = site_key(site), len(self.rounds) - 1
+        down = self.down[key] if index == older else self.past_down[key][index]
+        up = self.up[key] if index == older else self.past_up[key][index]
+        return compose(down.detach(), up.detach(), self.scale)
 
     def persistent_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """None: an expert is never trained again."""

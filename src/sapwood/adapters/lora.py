@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sapwood.adapters.base import SITE_KINDS, Adapter, Context, Statistics, choose_sites, site_key
 from sapwood.backbones.base import BackboneInfo, Site
+from sapwood.functional.factorise import Pair, concatenate
 from sapwood.functional.low_rank import compose, conv_lora_delta, lora_delta
 from sapwood.settings import check
 from sapwood.task import Snapshot, Task
@@ -116,6 +117,13 @@ class Lora(Adapter):
         live = compose(self.down[site_key(site)].detach(), self.up[site_key(site)].detach(), self.scale)
         past = self.folded(site)
         return live if past is None else live + past.to(live)
+
+    @torch.no_grad()
+    def factors(self, site: Site) -> Pair:
+        """Past and live pairs as one."""
+        key = site_key(site)
+        pairs = [(past[f"down.{key}"].to(self.up[key]), past[f"up.{key}"].to(self.up[key])) for past in self.past]
+        return concatenate([(down, self.scale * up) for down, up in (*pairs, (self.down[key], self.up[key]))])
 
     def persistent_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """All, unless every round has its own."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sapwood.adapters.base import Adapter, Context, Statistics, choose_sites, site_key
 from sapwood.backbones.base import BackboneInfo, Site
 from sapwood.functional.directions import row_overlap
+from sapwood.functional.factorise import Pair, concatenate
 from sapwood.functional.low_rank import compose, lora_delta
 from sapwood.settings import check
 from sapwood.task import Snapshot, Task
@@ -133,6 +134,14 @@ class Orthogonal(Adapter):
         live = compose(self.down[site_key(site)], self.up[site_key(site)], self.scale)
         past = self.folded(site)
         return live if past is None else live + past
+
+    @torch.no_grad()
+    def factors(self, site: Site) -> Pair:
+        """The pairs of all rounds as one."""
+        key = site_key(site)
+        pairs = [self.past[key]] if key in self.past else []
+        pairs.append((self.down[key], self.up[key]))
+        return concatenate([(down.to(self.up[key]), self.scale * up.to(self.up[key])) for down, up in pairs])
 
     def persistent_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """None: a round's pair is never trained again."""

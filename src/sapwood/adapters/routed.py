@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sapwood.adapters.base import Adapter, Context, Statistics, choose_sites, site_key
 from sapwood.backbones.base import BackboneInfo, Site
+from sapwood.functional.factorise import Pair
 from sapwood.functional.routes import protected_directions, route_overlap, routed_delta
 from sapwood.settings import check
 from sapwood.task import Snapshot, Task
@@ -144,6 +145,13 @@ class Routed(Adapter):
         """scale * U (R_old + R_delta) D."""
         key = site_key(site)
         return self.scale * self.up[key] @ ((self.old[self.index[site.name]] + self.delta[key]) @ self.down[key])
+
+    @torch.no_grad()
+    def factors(self, site: Site) -> Pair:
+        """The routes go into the up factor: (D, scale * U (R_old + R_delta))."""
+        key = site_key(site)
+        route = self.old[self.index[site.name]] + self.delta[key]
+        return self.down[key].clone(), self.scale * self.up[key] @ route
 
     def routes(self) -> dict[str, Route]:
         """Routing matrices of the last round, by the name of the site."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sapwood.adapters.base import Adapter, Context, Statistics, choose_sites, site_key
 from sapwood.backbones.base import BackboneInfo, Site
 from sapwood.functional.directions import fit_on, pair_products, unit_pair
+from sapwood.functional.factorise import Pair, concatenate
 from sapwood.settings import check
 from sapwood.task import Snapshot, Task
 
@@ -168,6 +169,16 @@ class SDLora(Adapter):
         key = site_key(site)
         live = self.magnitude * self.up[key] @ self.down[key]
         return live + self._composed(site, self._coefficients(site)) if self.past else live
+
+    @torch.no_grad()
+    def factors(self, site: Site) -> Pair:
+        """All directions beside each other, each times its magnitude, and the live pair."""
+        key = site_key(site)
+        pairs = [(self.down[key], self.magnitude * self.up[key])]
+        if key in self.past:
+            down, up = (factor.to(self.magnitudes) for factor in self.past[key])
+            pairs.insert(0, (down, up * self._coefficients(site)[self.groups]))
+        return concatenate(pairs)
 
     def persistent_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """The magnitudes of finished rounds, where they are carried on and mean the same after the round."""
