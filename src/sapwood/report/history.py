@@ -1,0 +1,159 @@
+"""A state's history: what was learned round by round, how well, and what it took.
+
+The report and the server's page both draw from here, so that they say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sapwood.functional import metrics
+from sapwood.kinds import KINDS
+from sapwood.report.content import ReportTask, seen
+from sapwood.report.markup import amount, duration, size
+
+_NUMBERS = {
+    "classification": ("last accuracy", "average incremental accuracy", "forgetting", "backward transfer"),
+    "segmentation": ("last mean IoU", "average over the rounds", "forgetting", "backward transfer"),
+}
+_REMARK = (
+    "IoU: intersection over union of the true and the predicted pixels of a class. The means are over the classes of "
+    "the rounds; the background is none of them unless said so."
+)
+
+
+@dataclass(frozen=True)
+class History:
+    """The rounds of a version.
+
+    Attributes:
+        measure: what the cells of the matrix are.
+        tasks: the rounds in learning order.
+        accuracy: cell [i][j] is the measure on round j's classes after round i, a fraction; None if never measured.
+        numbers: named fractions (last accuracy, forgetting, ...); None if it cannot be said.
+        remark: a sentence on the numbers.
+        costs: what learning and predicting took, ``name -> value``, numbers or text with its unit.
+    """
+
+    measure: str
+    tasks: tuple[ReportTask, ...] = ()
+    accuracy: tuple[tuple[float | None, ...], ...] = ()
+    numbers: Mapping[str, float | None] = field(default_factory=dict)
+    remark: str = ""
+    costs: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON has it; ``accuracy`` is square, ``after_each`` is over the classes of all rounds so far."""
+        rounds = len(self.tasks)
+        rows = [[*row, *[None] * (rounds - len(row))] for row in self.accuracy]
+        return {
+            "measure": self.measure,
+            "rounds": [asdict(task) for task in self.tasks],
+            "accuracy": rows,
+            "after_each": [seen(self.tasks[: last + 1], row) for last, row in enumerate(rows)],
+            "numbers": dict(self.numbers),
+            "remark": self.remark,
+            "costs": {name: amount(value) for name, value in self.costs.items()},
+        }
+
+
+def read_history(record: Mapping[str, Any]) -> History:
+    """The history that a version's record tells; no file is read."""
+    masks = record["kind"] == "segmentation"
+    pairs = zip(record["tasks"], record["accuracy_on"], strict=True)
+    tasks = tuple(_task(task, masks, source, record["files"]) for task, source in pairs)
+    numbers = _numbers(_NUMBERS[record["kind"]], _tested(record), [len(task.classes) for task in tasks])
+    if tasks and "miou" in (measured := record["tasks"][-1].get("measured", {})):
+        numbers["with the background"] = measured["miou"]
+    measure = KINDS[record["kind"]].measure
+    return History(
+        measure=f"mean {measure}" if masks else measure,
+        tasks=tasks,
+        accuracy=tuple(tuple(row) for row in record["accuracy"]),
+        numbers=numbers,
+        remark=_REMARK if masks else "",
+        costs=_costs(record),
+    )
+
+
+def _task(task: Mapping[str, Any], masks: bool, source: str, files: Mapping[str, Mapping[str, Any]]) -> ReportTask:
+    stored = sum(entry["bytes"] for name, entry in files.items() if name.startswith(task["folder"] + "/"))
+    classes = task["classes"] if masks else task["annotated"]
+    return ReportTask(
+        name=task["name"],
+        classes=tuple(classes),
+        images=task["images"],
+        seconds=task["seconds"],
+        trainable_parameters=task["trainable_parameters"],
+        bytes=stored,
+        measured_on=source,  # type: ignore[arg-type]
+        again=tuple(name for name in task["annotated"] if name not in classes),
+        peak_memory=task["peak_memory"] or None,
+        seconds_per_picture=task.get("seconds_per_picture"),
+    )
+
+
+def _tested(record: Mapping[str, Any]) -> list[list[float | None]]:
+    """The matrix with the rows of one kind of pictures, that of the last row that is not of validation pictures.
+
+    A difference of two kinds of pictures measures nothing.
+    """
+    kind = next((source for source in reversed(record["accuracy_on"]) if source != "validation"), "test")
+    rows = zip(record["accuracy"], record["accuracy_on"], strict=True)
+    return [list(row) if source == kind else [None] * len(row) for row, source in rows]
+
+
+def _numbers(
+    names: Sequence[str], rows: Sequence[Sequence[float | None]], weights: Sequence[int]
+) -> dict[str, float | None]:
+    """The field's measures as far as the cells they need were measured."""
+    matrix, weights = _continued(rows, weights)
+    measures: list[Callable[[], float]] = []
+    if matrix:
+        measures.append(lambda: metrics.last_accuracy(matrix, weights))
+    if len(matrix) > 1:  # of a single round there is nothing to forget
+        measures += [
+            lambda: metrics.average_incremental_accuracy(matrix, weights),
+            lambda: metrics.forgetting(matrix),
+            lambda: metrics.backward_transfer(matrix),
+        ]
+    return {name: _or_none(measure) for name, measure in zip(names, measures, strict=False)}
+
+
+def _continued(
+    rows: Sequence[Sequence[float | None]], weights: Sequence[int]
+) -> tuple[list[list[float | None]], list[int]]:
+    """Matrix and weights of the rounds that brought classes; one that brought none continues the one before it.
+
+    >>> _continued([[0.9], [0.5, None], [0.4, None, 0.8]], [2, 0, 1])
+    ([[0.5, None], [0.4, 0.8]], [2, 1])
+    """
+    starts = [index for index, weight in enumerate(weights) if weight]
+    full = [[*row, *[None] * (len(rows) - len(row))] for row in rows]
+    ends = [start - 1 for start in starts[1:]] + [len(rows) - 1]
+    return [[full[end][start] for start in starts] for end in ends if starts], [weights[start] for start in starts]
+
+
+def _or_none(measure: Callable[[], float]) -> float | None:
+    try:
+        return measure()
+    except ValueError:  # a cell it needs was never measured
+        return None
+
+
+def _costs(record: Mapping[str, Any]) -> dict[str, Any]:
+    if not record["tasks"]:
+        return {}
+    last = record["tasks"][-1]
+    costs = {
+        "stored, all files of this version": size(sum(entry["bytes"] for entry in record["files"].values())),
+        "learning, all rounds": duration(sum(task["seconds"] for task in record["tasks"])),
+        "trained parameters, last round": last["trainable_parameters"],
+    }
+    if last["peak_memory"]:
+        costs["peak memory, last round"] = size(last["peak_memory"])
+    if last.get("seconds_per_picture"):
+        costs["predicting a picture, after the last round"] = duration(last["seconds_per_picture"])
+    return costs | {"device, last round": f"{last['device']}, threads: {last['threads']}"}

@@ -1,0 +1,200 @@
+"""What is asked over HTTP: what pictures show, and what the state is."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from sapwood.data.palette import palette
+from sapwood.serve.pictures import Gate, checked_pixels
+from sapwood.serve.problems import Problem
+from sapwood.serve.security import require_ask
+from sapwood.serve.serving import Answer, Question, Serving, masked
+from sapwood.serve.settings import ServeSettings
+from sapwood.serve.telemetry import VERSION, Metrics
+from sapwood.serve.uploads import read_body, read_upload
+from sapwood.state.description import describe
+
+_TOP = 5
+_MOST_TOP = 1000
+router = APIRouter(tags=["ask"])
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["images"],
+                    "properties": {
+                        "images": {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}},
+                        "top": {"type": "integer", "minimum": 1, "maximum": _MOST_TOP},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/predict",
+    dependencies=[Depends(require_ask)],
+    openapi_extra=_BODY,
+    summary="What one or more pictures show: classes with scores, or masks.",
+)
+async def predict(request: Request, top: Annotated[int, Query(ge=1, le=_MOST_TOP)] = _TOP) -> JSONResponse:
+    """Name the class of each picture, or draw its mask; all pictures of a request are answered by one version."""
+    app = request.app.state
+    settings: ServeSettings = app.settings
+    serving: Serving = app.serving
+    gate: Gate = app.gate
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
+        named, top = await _from_json(request, settings, top)
+    else:
+        named = await _from_form(request, settings)
+    request.state.pictures = len(named)
+    with gate.room() as room:
+        pixels = await _decoded(app.decoders, [content for _, content in named], serving, settings, room)
+        answer = await app.batcher.ask(Question(pixels, top), len(pixels), settings.timeout)
+    content = await asyncio.to_thread(_content, [name for name, _ in named], answer, top, app.metrics)
+    return JSONResponse(content, headers={VERSION: answer.version})
+
+
+@router.get("/v1/state", dependencies=[Depends(require_ask)], summary="What the state has learned.")
+async def state(request: Request) -> dict[str, Any]:
+    """Classes, rounds, accuracy and costs of the version that answers; and the limits of this server."""
+    settings: ServeSettings = request.app.state.settings
+    snapshot = request.app.state.serving.current()
+    found = describe(snapshot.learner.state.version)
+    if snapshot.masks:
+        found["palette"] = palette(max(1, len(found["classes"])))
+    return found | {
+        "read_only": settings.read_only,
+        "needs_token": settings.needs_token(),
+        "limits": settings.limits(),
+    }
+
+
+@router.get("/healthz", tags=["operate"], summary="Whether the server is alive.")
+async def healthz() -> dict[str, str]:
+    """Always, while it answers at all."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", tags=["operate"], summary="Whether the network is in memory.")
+async def readyz(request: Request) -> dict[str, str]:
+    """Ready for predictions; 503 until then."""
+    serving: Serving = request.app.state.serving
+    if not serving.ready:
+        raise Problem(503, "Not ready", "the network is being loaded", headers={"Retry-After": "1"})
+    return {"status": "ready", "version": serving.current().version}
+
+
+@router.get(
+    "/metrics", tags=["operate"], dependencies=[Depends(require_ask)], summary="Counts in Prometheus' text format."
+)
+async def metrics(request: Request) -> Response:
+    """Latency, queue, confidence, share of the unknown, version."""
+    counts: Metrics = request.app.state.metrics
+    return Response(counts.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _from_form(request: Request, settings: ServeSettings) -> list[tuple[str, bytes]]:
+    upload = await read_upload(
+        request,
+        most_bytes=settings.upload_bytes,
+        most_files=settings.pictures,
+        files=["image"],
+        seconds=settings.timeout,
+    )
+    try:
+        if not upload.parts:
+            raise Problem(400, "No picture", "the form holds no part named 'image'")
+        paths = [part.path for part in upload.parts]
+        contents = await asyncio.to_thread(lambda: [Path(path).read_bytes() for path in paths])
+        return [(part.name, content) for part, content in zip(upload.parts, contents, strict=True)]
+    finally:
+        await asyncio.to_thread(upload.remove)
+
+
+async def _from_json(request: Request, settings: ServeSettings, top: int) -> tuple[list[tuple[str, bytes]], int]:
+    body = await read_body(request, settings.upload_bytes, settings.timeout)
+    return await asyncio.to_thread(_parsed, body, settings.pictures, top)
+
+
+def _parsed(body: bytes, most: int, top: int) -> tuple[list[tuple[str, bytes]], int]:
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "Not JSON", "the body is not JSON in UTF-8") from error
+    images = given.get("images") if isinstance(given, dict) else None
+    if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
+        raise Problem(400, "No picture", 'send {"images": ["BASE64", ...]}, a text for each picture')
+    if len(images) > most:
+        raise Problem(413, "Too many pictures", f"a request may hold {most}; send fewer at a time")
+    wanted = given.get("top", top)
+    if type(wanted) is not int or not 1 <= wanted <= _MOST_TOP:
+        raise Problem(422, "Not understood", f"top must be a whole number from 1 to {_MOST_TOP}")
+    named = []
+    for number, image in enumerate(images):
+        try:
+            named.append((f"picture {number}", base64.b64decode(image, validate=True)))
+        except (binascii.Error, ValueError) as error:
+            raise Problem(400, "Not base64", f"picture {number} is not base64") from error
+    return named, wanted
+
+
+async def _decoded(
+    decoders: ThreadPoolExecutor,
+    contents: Sequence[bytes],
+    serving: Serving,
+    settings: ServeSettings,
+    room: Any,
+) -> list[np.ndarray]:
+    loop, snapshot = asyncio.get_running_loop(), serving.current()
+    info = snapshot.learner.record
+    tasks = [
+        loop.run_in_executor(decoders, checked_pixels, f"picture {number}", content, info, settings.pixels, room)
+        for number, content in enumerate(contents)
+    ]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
+
+
+def _content(names: Sequence[str], answer: Answer, top: int, counts: Metrics) -> dict[str, Any]:
+    predictions: list[dict[str, Any]] = []
+    for name, found in zip(names, answer.predictions, strict=True):
+        if answer.calibrated is None:
+            drawn = masked(found)
+            predictions.append({"name": name, **drawn, "mask": base64.b64encode(drawn["mask"]).decode()})
+            continue
+        counts.confidence.observe(found.score)
+        counts.predictions.labels({True: "yes", False: "no", None: "unsaid"}[found.known]).inc()
+        listed = [{"class": label, "score": score} for label, score in found.top[:top]]
+        predictions.append(
+            {"name": name, "class": found.label, "score": found.score, "known": found.known, "top": listed}
+        )
+    return {"version": answer.version, "calibrated": answer.calibrated, "predictions": predictions}

@@ -1,0 +1,175 @@
+"""The version that answers, and its switch to the next one while predictions go on."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sapwood.data.palette import palette
+from sapwood.data.pictures import Picture, Pictures
+from sapwood.errors import SapwoodError
+from sapwood.evaluation import is_calibrated
+from sapwood.learner import Learner
+from sapwood.mask_evaluation import MaskPrediction
+from sapwood.serve.problems import Problem
+from sapwood.serve.settings import ServeSettings
+from sapwood.serve.telemetry import Metrics, note
+from sapwood.state.records import read_pointer
+
+_COLOURS = np.array(palette(), np.uint8).tobytes()
+_EVERY = 1.0
+"""Seconds between two looks at the state's pointer."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version, opened.
+
+    Attributes:
+        learner: of that version; nobody teaches it.
+        version: its id.
+    """
+
+    learner: Learner
+    version: str
+
+    @property
+    def masks(self) -> bool:
+        """Whether it draws masks instead of naming pictures."""
+        return self.learner.kind.name == "segmentation"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Pictures of one request.
+
+    Attributes:
+        pictures: uint8 [H, W, 3] each.
+        top: classes to list.
+    """
+
+    pictures: Sequence[np.ndarray]
+    top: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a version says of the pictures of one request.
+
+    Attributes:
+        version: that answered.
+        calibrated: as in ``Prediction``; None of masks.
+        predictions: a ``Prediction`` or ``MaskPrediction`` each.
+    """
+
+    version: str
+    calibrated: bool | None
+    predictions: Sequence[Any]
+
+
+class Serving:
+    """Holds the opened version; replacing it is one assignment, so that readers need no lock.
+
+    Args:
+        settings: of the server.
+        metrics: told of each switch.
+
+    Raises:
+        StateError: there is no state, or it is damaged.
+    """
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
+        self.settings, self.metrics = settings, metrics
+        self._opening = threading.Lock()
+        self._loaded = False
+        self._snapshot = self._open()
+        self._told(self._snapshot)
+
+    def current(self) -> Snapshot:
+        """The version that answers now."""
+        return self._snapshot
+
+    @property
+    def ready(self) -> bool:
+        """Whether the network is in memory."""
+        return self._loaded
+
+    def load(self) -> Snapshot:
+        """The version that answers, with its network in memory; in a thread that may wait."""
+        if not self._loaded:
+            with self._opening:
+                if not self._loaded:
+                    self._snapshot = self._filled(self._snapshot)
+                    self._loaded = True
+                    self._told(self._snapshot)
+        return self._snapshot
+
+    def refresh(self) -> Snapshot:
+        """Take up the version the state is at now; the old one answers until the new network is in memory."""
+        self.load()
+        if read_pointer(self.settings.state) != self._snapshot.version:
+            with self._opening:
+                if read_pointer(self.settings.state) != self._snapshot.version:
+                    fresh = self._filled(self._open())
+                    self._snapshot = fresh  # predictions under way hold the old one until they are done
+                    self._told(fresh)
+                    self.metrics.switches.inc()
+                    note("version", version=fresh.version)
+        return self._snapshot
+
+    async def follow(self) -> None:
+        """Keep up with the state for good; what goes wrong is logged, and the version before goes on answering."""
+        failed = ""
+        while True:
+            try:
+                await asyncio.to_thread(self.refresh)
+                failed = ""
+            except (SapwoodError, OSError) as error:
+                if str(error) != failed:
+                    failed = str(error)
+                    note("the state cannot be read", error=failed)
+            await asyncio.sleep(_EVERY)
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """One pass for the pictures of several requests; no answer depends on another picture."""
+        snapshot = self.load()
+        if not snapshot.learner.classes_:
+            raise Problem(409, "Nothing learned yet", "this state has learned nothing yet; teach it a class first")
+        pictures = Pictures(
+            Picture(f"picture {number}", pixels)
+            for number, pixels in enumerate(pixels for question in questions for pixels in question.pictures)
+        )
+        found = iter(snapshot.learner.predict(pictures, top=max(question.top for question in questions)))
+        calibrated = None if snapshot.masks else is_calibrated(snapshot.learner.network)
+        return [
+            Answer(snapshot.version, calibrated, [next(found) for _ in question.pictures]) for question in questions
+        ]
+
+    def _open(self) -> Snapshot:
+        learner = Learner.open(self.settings.state, device=self.settings.device)
+        return Snapshot(learner, learner.state.version.id)
+
+    def _filled(self, snapshot: Snapshot) -> Snapshot:
+        learner = snapshot.learner
+        _ = learner.network
+        return Snapshot(learner, learner.state.version.id)  # it may have moved on where the old one was pruned
+
+    def _told(self, snapshot: Snapshot) -> None:
+        record = snapshot.learner.record
+        self.metrics.version.info({"version": snapshot.version, "kind": record["kind"], "method": record["method"]})
+
+
+def masked(found: MaskPrediction) -> dict[str, Any]:
+    """Size, shares and palette PNG (as bytes) of a mask."""
+    image = Image.fromarray(np.ascontiguousarray(found.mask))
+    image.putpalette(_COLOURS)
+    stored = io.BytesIO()
+    image.save(stored, format="PNG")
+    return {"size": list(found.mask.shape), "classes": found.shares, "mask": stored.getvalue()}

@@ -1,0 +1,47 @@
+"""What a version holds, as plain JSON values: the same for the command line and for the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sapwood.state.records import Version
+
+
+def describe(version: Version) -> dict[str, Any]:
+    """What ``sapwood show --json`` prints."""
+    record = version.record
+    tasks = [
+        {
+            "name": task["name"],
+            "classes": task["annotated"],
+            "new_classes": task["classes"],
+            "images": task["images"],
+            "seconds": task["seconds"],
+            "trainable_parameters": task["trainable_parameters"],
+            "bytes": sum(
+                entry["bytes"] for name, entry in record["files"].items() if name.startswith(f"{task['folder']}/")
+            ),
+            "validation_accuracy": task["validation_accuracy"],
+            "seconds_per_picture": task["seconds_per_picture"],
+            "peak_memory": task["peak_memory"],
+        }
+        for task in record["tasks"]
+    ]
+    return {
+        "format": record["format"],
+        "version": version.id,
+        "kind": record["kind"],
+        "method": record["method"],
+        "backbone": record["backbone"]["name"],
+        "backbone_licence": record["backbone"]["licence"],
+        "image_size": record["image_size"],
+        "classes": [entry["name"] for entry in record["classes"]],
+        "tasks": tasks,
+        "accuracy": record["accuracy"],
+        "accuracy_on": record["accuracy_on"],
+        "probe": {
+            "images": sum(task.get("probe_images", 0) for task in record["tasks"]),
+            "bytes": sum(entry["bytes"] for name, entry in record["files"].items() if "/probe." in name),
+            "keep": record.get("keep_probe", 0),
+        },
+    }
