@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Few tests that take long, most of it in processes of their own: begun first, so that no worker ends with one alone.
 _LONG = (
     "test_readme.py",
+    "test_browser.py",
     "test_pool.py",
     "test_interruptions.py",
     "test_budget.py",

@@ -24,11 +24,22 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"functional", "backbones", "data", "state"}),
     frozenset({"adapters", "heads", "objectives"}),
     frozenset({"adapted", "methods", "network", "observing"}),
-    frozenset({"assembly", "collector", "export", "feeds", "training"}),
+    frozenset({"assembly", "collector", "export", "feeds", "passing", "training"}),
     frozenset(
         {"acceptance", "announce", "costs", "evaluation", "fitting", "history", "kinds", "learner", "mask_evaluation"}
     )
-    | {"measuring", "preparation", "repair", "repair_draft", "repair_record", "repair_steps", "repair_sums", "rounds"},
+    | {
+        "measuring",
+        "packing",
+        "preparation",
+        "probes",
+        "repair",
+        "repair_draft",
+        "repair_record",
+        "repair_steps",
+        "repair_sums",
+        "rounds",
+    },
     frozenset({"bench", "report", "serve"}),
     frozenset({"cli"}),
     frozenset({"__init__", "__main__"}),

@@ -96,16 +96,16 @@ def test_the_recorded_revision_is_what_is_opened(
     tmp_path: Path, picture_folder: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = started(tmp_path / "state", picture_folder(["ant", "bee"], 6))
-    import sapwood.assembly as assembly
+    import sapwood.backbones.packed as opening
 
     asked: dict[str, Any] = {}
-    create = assembly.create_backbone
+    create = opening.create_backbone
 
     def spy(name: str, image_size: int | None = None, **options: Any) -> Any:
         asked.update(options)
         return create(name, image_size, **options)
 
-    monkeypatch.setattr(assembly, "create_backbone", spy)
+    monkeypatch.setattr(opening, "create_backbone", spy)
     _ = Learner.open(learner.state.path).network
     assert asked["revision"] == learner.record["backbone"]["revision"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from sapwood.kinds.classification import PictureRound
 from sapwood.kinds.segmentation import MaskRound
 from sapwood.network import Network
 from sapwood.preparation import Prepared, taught
+from sapwood.probes import learned_pictures
 from sapwood.progress import Progress
 from sapwood.state import State
 
@@ -170,7 +170,7 @@ def announce(
     round_, record = prepared.round, state.version.record
     known, task = task_names(record), round_.task
     names = {entry["id"]: entry["name"] for entry in record["classes"]}
-    earlier = earlier_pictures(state)
+    earlier = learned_pictures(state)
     shows = channels_shown(round_)
     counts: list[int] = shows.sum(0).tolist()
     before = Counter(names.get(label) for _, label in earlier.values())
@@ -198,16 +198,6 @@ def announce(
         remarks=tuple(remarks),
         estimate=estimate_round(network, prepared.config, round_),
     )
-
-
-def earlier_pictures(state: State) -> dict[str, tuple[str, int | None]]:
-    """Round and class id of every picture that was learned, by its sha256; of masks the class is None."""
-    found: dict[str, tuple[str, int | None]] = {}
-    for task in state.version.record["tasks"]:
-        for line in state.text(f"{task['folder']}/pictures.jsonl").splitlines():
-            row = json.loads(line)
-            found[row["sha256"]] = (task["name"], row.get("label"))
-    return found
 
 
 def channels_shown(round_: Round) -> Tensor:

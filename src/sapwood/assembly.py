@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sapwood.adapters import ADAPTERS, Adapter
-from sapwood.backbones import create_backbone
 from sapwood.backbones.base import Backbone
+from sapwood.backbones.packed import open_recorded
 from sapwood.errors import ConfigError, StateError
 from sapwood.heads import HEADS
 from sapwood.methods import Method
@@ -96,7 +96,7 @@ def assemble(
     """
     parts, settings = record["parts"], record["settings"]
     info = record["backbone"]
-    backbone = create_backbone(info["name"], record["image_size"], revision=info["revision"])
+    backbone = open_recorded(info, record["image_size"], None if state is None else state.path)
     if backbone.info.sha256 != info["sha256"]:
         raise StateError(
             f"the state was made with {info['name']} of sha256 {info['sha256'][:12]}, but the weights found now have "

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -19,6 +19,7 @@ from sapwood.costs import seconds_per_picture, stored_bytes
 from sapwood.kinds import KINDS, Round
 from sapwood.network import Network
 from sapwood.objectives.base import Objective
+from sapwood.probes import PIXELS, ROWS, Probe, probe_files
 from sapwood.settings import TrainingConfig, plain
 from sapwood.state import State
 
@@ -35,8 +36,20 @@ def commit_round(
     config: TrainingConfig,
     learned: Mapping[str, Any],
     confusion: Tensor | None,
+    source: str = "test",
+    probes: Sequence[Probe] = (),
+    keep_probe: int = 0,
 ) -> None:
-    """Write what a round left behind and make it the current version."""
+    """Write what a round left behind and make it the current version.
+
+    Args:
+        state, network, objective, round_, config: as they are after the round.
+        learned: what ``learn_round`` gave.
+        confusion: counts [K, K] on pictures to measure on, None without.
+        source: where those came from: ``test``, or ``probe``.
+        probes: pictures of this round that the state keeps to measure on.
+        keep_probe: how many of a class later rounds keep.
+    """
     tensors, parts = write_parts(network, objective, adapted=learned["adapted"])
     if (features := kept_features(network, config, learned)) is not None:
         tensors[FEATURES] = {"features": features}
@@ -49,12 +62,18 @@ def commit_round(
         "parts": parts,
         "declared_bytes": stored_bytes(tensors),
     }
-    record = after_round(state.version.record, round_, config, facts, confusion, network.device)
+    record = after_round(state.version.record, round_, config, facts, confusion, network.device, source)
     if learned["adapted"]:  # what earlier rounds keep are features of another network
         record["files"] = {name: entry for name, entry in record["files"].items() if not name.endswith(f"/{FEATURES}")}
     files: dict[str, Any] = {f"{folder}/{name}": content for name, content in tensors.items()}
     files[f"{folder}/pictures.jsonl"] = as_json_lines(manifest(round_, record))
     files[f"{folder}/log.jsonl"] = as_json_lines(learned["log"])
+    if probes:
+        record["tasks"][-1]["probe_images"] = len(probes)
+        rows, files[f"{folder}/{PIXELS}"] = probe_files(probes, record["classes"])
+        files[f"{folder}/{ROWS}"] = as_json_lines(rows)
+    if keep_probe or "keep_probe" in record:
+        record["keep_probe"] = keep_probe
     state.commit(record, files, f"learn {round_.task.name}")
 
 
@@ -94,6 +113,7 @@ def after_round(
     facts: Mapping[str, Any],
     confusion: Tensor | None,
     device: torch.device,
+    source: str = "test",
 ) -> dict[str, Any]:
     """The record after a round: its classes, its entry among the tasks, its row of the accuracy matrix."""
     task = round_.task
@@ -123,7 +143,7 @@ def after_round(
     tasks = [*record["tasks"], entry]
     kind = KINDS[record["kind"]]
     if confusion is not None:
-        row, source = kind.cells(confusion, round_.names, tasks), "test"
+        row = kind.cells(confusion, round_.names, tasks)
         entry["measured"] = kind.summary(confusion, round_.names, tasks)
     else:
         row, source = [None] * len(tasks), "validation"
@@ -144,7 +164,7 @@ def after_round(
 def after_measuring(record: Mapping[str, Any], names: tuple[str, ...], confusion: Tensor) -> dict[str, Any]:
     """The record with the last row of the matrix filled from a measurement; other cells of the row stay."""
     row = list(record["accuracy"][-1])
-    if record["accuracy_on"][-1] == "validation":
+    if record["accuracy_on"][-1] != "test":
         row = [None] * len(row)
     kind, tasks = KINDS[record["kind"]], list(record["tasks"])
     for index, cell in enumerate(kind.cells(confusion, names, tasks)):

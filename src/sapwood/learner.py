@@ -132,6 +132,7 @@ class Learner:
         skip_bad: bool = False,
         restart: bool = False,
         max_drop: float | None = None,
+        keep_probe: int | None = None,
         progress: Progress | None = None,
     ) -> Learner:
         """Learn one round: new classes, more pictures of known ones, or both; then commit it as a new version.
@@ -149,6 +150,8 @@ class Learner:
             skip_bad: leave unreadable pictures out instead of stopping.
             restart: throw a half-learned round away.
             max_drop: percentage points that an old class among ``test`` may lose; if one loses more, nothing is kept.
+            keep_probe: pictures of each class that the state keeps, unlearned, to measure on after this and later
+                rounds where ``test`` is not given; None keeps as many as the last round.
             progress: listens to what happens, and is first told what ``announce`` finds.
 
         Raises:
@@ -157,8 +160,8 @@ class Learner:
             Interrupted: stopped after a checkpoint.
         """
         progress = progress or Progress()
-        reading: dict[str, Any] = {"unlabelled": unlabelled, "skip_bad": skip_bad, "progress": progress}
-        prepared = prepare_round(self.state, data, task, test, training, max_drop, **reading)
+        reading: dict[str, Any] = {"unlabelled": unlabelled, "skip_bad": skip_bad, "keep_probe": keep_probe}
+        prepared = prepare_round(self.state, data, task, test, training, max_drop, **reading, progress=progress)
         round_, config, checkpoints = prepared.round, prepared.config, self.state.training
         with self.state.writer(), stop_on_signals() as stop:
             network, objective = self._load(config)
@@ -185,7 +188,8 @@ class Learner:
             if acceptance is not None and (refusal := acceptance.refusal(confusion)):
                 checkpoints.clear()
                 raise refusal
-            commit_round(self.state, network, objective, round_, config, learned, confusion)
+            kept = (prepared.source, prepared.probes, prepared.keep_probe)
+            commit_round(self.state, network, objective, round_, config, learned, confusion, *kept)
             checkpoints.clear()
         self._parts = (network, objective)
         return self

@@ -85,6 +85,8 @@ class MaskEvaluation:
         background: that of the background.
         confusion: pixels [K][K], rows are the truth, in the order of ``classes``.
         classes: all names in learning order, the background first.
+        learned_images: how many different pictures among them were learned from, by the bytes of picture and mask;
+            None where that cannot be said.
     """
 
     version: str
@@ -97,6 +99,7 @@ class MaskEvaluation:
     background: float | None
     confusion: list[list[int]]
     classes: list[str]
+    learned_images: int | None = 0
 
     def as_json(self) -> dict[str, Any]:
         """What ``sapwood evaluate --json`` prints."""

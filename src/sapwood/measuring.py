@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -12,8 +13,10 @@ from sapwood.kinds import Kind
 from sapwood.kinds.base import task_names
 from sapwood.network import Network
 from sapwood.preparation import check_kind
+from sapwood.probes import learned_pictures
 from sapwood.progress import Progress
 from sapwood.state import State
+from sapwood.state.records import StateMoved
 
 
 class Opened(Protocol):
@@ -68,13 +71,23 @@ def measure(
     tests = kind.load(kind.read_tests(data), size, progress, skip_bad=skip_bad, least=least)
     for remark in kind.check_tests(tests, names):
         progress.note(remark)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"learned_images": _learned(learner.state, tests.sha256)}
+    if found["learned_images"]:
+        progress.note(f"{found['learned_images']} of the test pictures were learned: they measure too much")
     if unknown is not None:
         others = kind.load(as_pictures(unknown), size, progress, skip_bad=skip_bad, least=least)
-        found = {"unknown_images": len(others), "false_accept": kind.accepted(network, others, size, progress)}
+        found |= {"unknown_images": len(others), "false_accept": kind.accepted(network, others, size, progress)}
     confusion, details = kind.outcomes(network, tests, names, size, progress, options)
     if record:
         with learner.state.writer():
             learner.state.commit(after_measuring(facts, names, confusion), {}, "evaluate --record")
             version = learner.state.version
     return replace(kind.evaluation(confusion, len(tests), facts, version.id, options), **details, **found)
+
+
+def _learned(state: State, digests: Iterable[str]) -> int | None:
+    """How many different pictures were learned; None if that can no longer be read, as the version was pruned."""
+    try:
+        return len(learned_pictures(state).keys() & set(digests))
+    except StateMoved:
+        return None

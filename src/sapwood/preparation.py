@@ -15,6 +15,7 @@ from sapwood.errors import ConfigError, DataError
 from sapwood.kinds import KINDS, Kind, Round, kind_of
 from sapwood.kinds.base import task_names
 from sapwood.network import Network
+from sapwood.probes import Probe, as_pictures, encoded, kept_counts, read_probes, take_probes, wanted_probes
 from sapwood.progress import Progress
 from sapwood.rounds import plan_of
 from sapwood.settings import TrainingConfig, build, plain
@@ -29,9 +30,12 @@ class Prepared:
         kind: of task.
         round: its pictures, decoded and split.
         tests: pictures to measure on afterwards, decoded; None without.
+        source: where those come from: ``test``, or ``probe`` where the state keeps them.
         config: how it is trained.
         plan: what must be the same for a killed round to go on.
         remarks: what a person should know of the pictures.
+        probes: pictures of the round that are not learned, but kept to measure on.
+        keep_probe: how many of a class later rounds keep.
     """
 
     kind: Kind
@@ -40,6 +44,9 @@ class Prepared:
     config: TrainingConfig
     plan: dict[str, Any]
     remarks: tuple[str, ...]
+    source: str = "test"
+    probes: tuple[Probe, ...] = ()
+    keep_probe: int = 0
 
     def measure(self, network: Network, progress: Progress, check: Callable[[], None] = lambda: None) -> Tensor | None:
         """Counts [K, K] of truth (rows) against prediction on the pictures to measure on; None without them.
@@ -61,6 +68,7 @@ def prepare_round(
     *,
     unlabelled: str = "background",
     skip_bad: bool = False,
+    keep_probe: int | None = None,
     progress: Progress,
 ) -> Prepared:
     """Read and check what a round needs; nothing is written. The arguments are those of ``Learner.learn``.
@@ -72,7 +80,8 @@ def prepare_round(
     config = round_config(record, training or {})
     known, index = task_names(record), len(record["tasks"])
     name = f"task-{index + 1}" if task is None else class_name(task, "--task", "round")
-    _check_max_drop(max_drop, test)
+    wanted = wanted_probes(record, keep_probe)
+    _check_max_drop(max_drop, test is not None or wanted > 0 or kept_counts(record) > 0)
     kind = KINDS[record["kind"]]
     check_kind(state, data)
     size, info = record["image_size"], record["backbone"]
@@ -81,15 +90,21 @@ def prepare_round(
     )
     store = load(kind.read(data, unlabelled=unlabelled))
     tests = None if test is None else load(kind.read_tests(test))
+    taken = take_probes(store, wanted, state)
+    probes = encoded(taken.new)
+    if kept := [] if test is not None else [*read_probes(state), *probes]:
+        tests = load(as_pictures(kept))
     round_ = kind.prepare(
-        store, known, index, name, record["seed"], config.validation, size, info.get("stride") or info["patch"]
+        taken.rest, known, index, name, record["seed"], config.validation, size, info.get("stride") or info["patch"]
     )
-    remarks = round_.remarks()
-    if tests is not None:
+    remarks = [*taken.remarks(), *round_.remarks()]
+    if test is not None and tests is not None:
         remarks += kind.check_tests(tests, round_.names)
-        if shared := len(set(store.sha256) & set(tests.sha256)):
+        if shared := len(set(taken.rest.sha256) & set(tests.sha256)):
             remarks.append(f"{shared} of the test pictures are among the training pictures: they measure too much")
-    return Prepared(kind, round_, tests, config, plan_of(record, round_, plain(config)), tuple(remarks))
+    plan = plan_of(record, round_, plain(config))
+    source = "probe" if kept else "test"
+    return Prepared(kind, round_, tests, config, plan, tuple(remarks), source, tuple(probes), wanted)
 
 
 def round_config(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> TrainingConfig:
@@ -111,10 +126,13 @@ def taught(kind: Kind, known: Sequence[str]) -> range:
     return range(1 if kind.name == "segmentation" else 0, len(known))
 
 
-def _check_max_drop(max_drop: float | None, test: Any) -> None:
+def _check_max_drop(max_drop: float | None, measured: bool) -> None:
     if max_drop is None:
         return
     if not 0 <= max_drop <= 100:
         raise ConfigError(f"--max-drop must lie in 0..100 percentage points, got {max_drop:g}")
-    if test is None:
-        raise ConfigError("--max-drop compares old classes before and after: give pictures of them with --test")
+    if not measured:
+        raise ConfigError(
+            "--max-drop compares old classes before and after: give pictures of them with --test, or have the state "
+            "keep some of each round with --keep-probe N"
+        )

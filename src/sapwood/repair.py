@@ -9,8 +9,9 @@ import torch
 
 from sapwood.data.legend import BACKGROUND
 from sapwood.errors import ConfigError, DataError
-from sapwood.history import FEATURES
+from sapwood.history import FEATURES, as_json_lines
 from sapwood.kinds.base import task_names
+from sapwood.probes import PIXELS, ROWS, other_probes
 from sapwood.progress import Progress
 from sapwood.repair_draft import Draft
 from sapwood.repair_record import forget_measured, known_class, recount, renamed
@@ -82,6 +83,7 @@ def merge_classes(state: State, old: str, into: str) -> Repair:
             if any(row["label"] == ids[old] for row in rows):
                 rows = [{**row, "label": ids[into]} if row["label"] == ids[old] else row for row in rows]
                 draft.put_rows(index, rows, None)
+        _regroup_probes(draft, ids[old], ids[into])
         if head.fitted == "gradient":
             remarks.append(
                 f"the row of {into!r} stays as it was trained, that of {old!r} is gone: pictures like those of {old!r} "
@@ -127,6 +129,7 @@ def remove_class(
         head = open_head(draft)
         remarks = holdovers(draft, head, name)
         draft.record = forget_measured(draft.record, {name})  # before rounds let go of the class
+        _regroup_probes(draft, next(entry["id"] for entry in record["classes"] if entry["name"] == name), None)
         if record["kind"] == "classification":
             remarks += forget_pictures(draft, head, name, pictures, inexact, device, progress)
         else:
@@ -206,6 +209,16 @@ def relabel(
         ]
         count = len({row["sha256"] for row in before})
         return finish(draft, f"relabel {count} picture{'s' if count > 1 else ''} -> {to}", remarks)
+
+
+def _regroup_probes(draft: Draft, gone: int, into: int | None) -> None:
+    """Let go of the pictures that are kept to measure a class (by id) on, or count them as another one's."""
+    for index, task in enumerate(draft.tasks):
+        if f"{task['folder']}/{PIXELS}" in draft.record["files"]:
+            rows, pixels = other_probes(*draft.probes(index), gone, into)
+            draft.put(index, ROWS, as_json_lines(rows) if rows else None)
+            draft.put(index, PIXELS, pixels or None)
+            task["probe_images"] = len(rows)
 
 
 def _refuse_masks(state: State, what: str) -> None:

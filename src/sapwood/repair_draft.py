@@ -12,6 +12,7 @@ from torch import Tensor
 from sapwood.assembly import read_part
 from sapwood.costs import stored_bytes
 from sapwood.history import FEATURES, as_json_lines
+from sapwood.probes import PIXELS, ROWS
 from sapwood.state import State, Version
 from sapwood.task import Snapshot
 
@@ -51,6 +52,12 @@ class Draft:
             return changed["features"]
         name = f"{self.tasks[index]['folder']}/{FEATURES}"
         return self.state.tensors(name)["features"] if name in self.record["files"] else None
+
+    def probes(self, index: int) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+        """Rows and contents of the pictures that a round keeps to measure on, as they lie in the state."""
+        folder = self.tasks[index]["folder"]
+        rows = [json.loads(line) for line in self.state.text(f"{folder}/{ROWS}").splitlines()]
+        return rows, self.state.tensors(f"{folder}/{PIXELS}")
 
     def part(self, index: int, part: str) -> Snapshot:
         """What a round left behind for a part, as it lies in the state."""

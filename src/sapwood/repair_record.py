@@ -54,9 +54,10 @@ def renamed(record: Mapping[str, Any], old: str, new: str) -> Record:
     tasks = []
     for task in record["tasks"]:
         task = {**task, "classes": other(task["classes"]), "annotated": other(task["annotated"])}
-        if per_class := task.get("measured", {}).get("per_class"):
-            shares = {new if name == old else name: share for name, share in per_class.items()}
-            task["measured"] = {**task["measured"], "per_class": shares}
+        for key in ("per_class", "counts"):
+            if values := task.get("measured", {}).get(key):
+                renewed = {new if name == old else name: value for name, value in values.items()}
+                task["measured"] = {**task["measured"], key: renewed}
         tasks.append(task)
     classes = [{**entry, "name": new} if entry["name"] == old else entry for entry in record["classes"]]
     return {**record, "classes": classes, "tasks": tasks}

@@ -141,3 +141,18 @@ def test_a_broken_folder_is_one_line(harm: Harm, says: str, tiny_folder: Path) -
         create_backbone(str(tiny_folder))
     assert "\n" not in str(caught.value)
     assert str(tiny_folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: cc-by-nc-4.0\n---\nAn encoder.\n", "cc-by-nc-4.0"),
+        ("An encoder.\n", "unknown"),
+        ("---\nlicense: [\n---\n", "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_a_folder_has_the_licence_that_its_card_states(tiny_folder: Path, card: str | None, licence: str) -> None:
+    if card is not None:
+        (tiny_folder / "README.md").write_text(card)
+    assert create_backbone(str(tiny_folder)).info.licence == licence

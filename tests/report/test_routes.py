@@ -47,7 +47,7 @@ def test_routes_are_read_from_the_files_alone(learner: Learner, monkeypatch: pyt
     def refuse(*given: object, **named: object) -> None:
         raise AssertionError("the backbone was asked for")
 
-    for name in ("sapwood.assembly.create_backbone", "sapwood.learner.create_backbone"):
+    for name in ("sapwood.assembly.open_recorded", "sapwood.learner.create_backbone"):
         monkeypatch.setattr(name, refuse)
     found = gather(Learner.open(learner.state.path)).routes
     assert found is not None

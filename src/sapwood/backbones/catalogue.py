@@ -114,8 +114,9 @@ def _open(name: str, revision: str | None) -> Backbone:
     folder = Path(name).expanduser()
     if folder.is_dir():
         from sapwood.backbones.folder import open_folder
+        from sapwood.backbones.hub import card_licence
 
-        return open_folder(folder)
+        return open_folder(folder, licence=card_licence(folder))
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
         licence = next((alias.licence for alias in ALIASES.values() if alias.repo == name), None)
         return _open_hub(name, revision, repo=name, licence=licence)

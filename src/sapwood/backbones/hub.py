@@ -62,11 +62,13 @@ def snapshot(repo: str, revision: str | None = None) -> Path:
 
 def card_licence(folder: Path) -> str:
     """Licence that the model card in ``folder`` states, ``unknown`` without one."""
-    try:
-        from huggingface_hub import ModelCard
+    if not (folder / "README.md").is_file():  # the client would look for it on the hub
+        return "unknown"
+    from huggingface_hub import ModelCard
 
+    try:
         return str(ModelCard.load(folder / "README.md").data.get("license") or "unknown")
-    except (OSError, ValueError):
+    except Exception:  # people write cards, and the parser of YAML raises kinds of its own
         return "unknown"
 
 

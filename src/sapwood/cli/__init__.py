@@ -17,10 +17,14 @@ from sapwood import __version__
 from sapwood.cli.benching import bench
 from sapwood.cli.costing import cost
 from sapwood.cli.drawing import masks
+from sapwood.cli.exporting import export
 from sapwood.cli.learning import learn, undo
 from sapwood.cli.listing import backbones, benchmarks, methods
+from sapwood.cli.packing import pack
+from sapwood.cli.probing import probe
 from sapwood.cli.repairing import classes, relabel
 from sapwood.cli.screen import complain, error_line
+from sapwood.cli.serving import serve
 from sapwood.cli.showing import report, show
 from sapwood.cli.trying import demo
 from sapwood.cli.using import evaluate, predict
@@ -40,7 +44,11 @@ _COMMANDS = (
     prune,
     classes,
     relabel,
+    probe,
+    pack,
     report,
+    serve,
+    export,
     bench,
     cost,
     demo,

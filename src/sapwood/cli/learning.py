@@ -53,6 +53,12 @@ def learn(
     workers: Annotated[int | None, typer.Option(help="Processes that make the training views.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")] = None,
     validation: Annotated[float | None, typer.Option(help="Share of each class held out for validation.")] = None,
+    balance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|none", help="Classes with few pictures weigh as much as others (auto), or less (none)."
+        ),
+    ] = None,
     unlabelled: Annotated[
         str, typer.Option(metavar="background|ignore", help="Masks: what belongs to none of their classes.")
     ] = "background",
@@ -70,6 +76,13 @@ def learn(
             metavar="POINTS",
             help="Keep nothing, and exit with 3, if an old class among the pictures of --test loses more percentage "
             "points than that.",
+        ),
+    ] = None,
+    keep_probe: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Keep N pictures of each class in the state, unlearned, to measure on after this and later rounds.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -92,6 +105,7 @@ def learn(
         "workers": workers,
         "precision": precision,
         "validation": validation,
+        "balance": balance,
     }
     settings = read_settings(config, set_ or [], training)
     given: dict[str, Any] = {"method": method, "head": head, "backbone": backbone, "seed": seed}
@@ -106,6 +120,7 @@ def learn(
             "skip_bad": skip_bad,
             "restart": restart,
             "max_drop": max_drop,
+            "keep_probe": keep_probe,
             "progress": progress,
         }
         if dry_run:

@@ -14,12 +14,14 @@ from sapwood.cli.options import AsJson, SkipBad, StateFolder
 from sapwood.cli.screen import duration, listening, percent, print_json, shown_size, size, table
 from sapwood.data.names import shown
 from sapwood.errors import ConfigError
+from sapwood.state.description import describe
 
 if TYPE_CHECKING:
     from sapwood.report import ReportData
     from sapwood.state import State, Version
 
 _MANY = 6
+_SOURCES = {"test": "", "validation": "on its validation pictures", "probe": "on pictures that the state keeps"}
 
 
 def show(
@@ -116,40 +118,6 @@ def list_versions(opened: State) -> list[dict[str, Any]]:
     ]
 
 
-def describe(version: Version) -> dict[str, Any]:
-    """What ``sapwood show --json`` prints."""
-    record = version.record
-    tasks = [
-        {
-            "name": task["name"],
-            "classes": task["annotated"],
-            "new_classes": task["classes"],
-            "images": task["images"],
-            "seconds": task["seconds"],
-            "trainable_parameters": task["trainable_parameters"],
-            "bytes": sum(
-                entry["bytes"] for name, entry in record["files"].items() if name.startswith(f"{task['folder']}/")
-            ),
-            "validation_accuracy": task["validation_accuracy"],
-            "seconds_per_picture": task["seconds_per_picture"],
-            "peak_memory": task["peak_memory"],
-        }
-        for task in record["tasks"]
-    ]
-    return {
-        "format": record["format"],
-        "version": version.id,
-        "kind": record["kind"],
-        "method": record["method"],
-        "backbone": record["backbone"]["name"],
-        "image_size": record["image_size"],
-        "classes": [entry["name"] for entry in record["classes"]],
-        "tasks": tasks,
-        "accuracy": record["accuracy"],
-        "accuracy_on": record["accuracy_on"],
-    }
-
-
 def summary(version: Version) -> str:
     """The same for people."""
     facts = describe(version)
@@ -157,6 +125,9 @@ def summary(version: Version) -> str:
     if not facts["tasks"]:
         return f"{head}, nothing learned yet"
     head += f", {len(facts['classes'])} classes"
+    if facts["probe"]["images"]:
+        kept = f"{facts['probe']['images']} pictures ({size(facts['probe']['bytes'])})"
+        head += f"\nkeeps {kept} to measure on; `sapwood probe` lists and removes them"
     rows = [["round", "pictures", "time", "peak", "a picture", "trained", "stored", "validation, %", "classes"]]
     rows += [
         [
@@ -180,7 +151,7 @@ def _matrix(facts: dict[str, Any]) -> str:
     rows = [["accuracy, %" if facts["kind"] == "classification" else "mean IoU, %", *names, ""]]
     for name, row, source in zip(names, facts["accuracy"], facts["accuracy_on"], strict=True):
         cells = [percent(cell) for cell in row] + [""] * (len(names) - len(row))
-        rows.append([f"after {name}", *cells, "" if source == "test" else "on its validation pictures"])
+        rows.append([f"after {name}", *cells, _SOURCES[source]])
     return table(rows, right=range(1, len(names) + 1))
 
 

@@ -11,6 +11,7 @@ from sapwood.adapters import ADAPTERS
 from sapwood.adapters.lora import Lora, LoraConfig
 from sapwood.assembly import adapter_history, config_types, read_part
 from sapwood.backbones import Size, plan_backbone
+from sapwood.backbones.packed import plan_recorded
 from sapwood.costs.counting import Cost, network_cost
 from sapwood.costs.stored import stored_bytes
 from sapwood.errors import ConfigError
@@ -70,7 +71,7 @@ def _state_cost(state: State) -> Cost:
     tasks, parts, settings = record["tasks"], record["parts"], record["settings"]
     if not tasks:
         raise ConfigError(f"{state.path}: has learned nothing yet, so it has no classes to count; learn a round first")
-    planned = plan_backbone(record["backbone"]["name"], record["image_size"])
+    planned = plan_recorded(record["backbone"], record["image_size"], state.path)
     types = config_types(parts)
     configs: dict[str, Any] = {part: build(types[part], settings[part], part) for part in ("adapter", "head")}
     adapter = ADAPTERS[parts["adapter"]](configs["adapter"], planned.sites, planned.info)

@@ -35,7 +35,8 @@ from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.task import Task
 
-_HEADROOM = 1.25  # of decoded pictures over views, so that a crop is not enlarged much
+HEADROOM = 1.25
+"""Of decoded pictures over views, so that a crop is not enlarged much."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class PictureRound(Round):
     def feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
         """Training views."""
         views = Views(self.size, augment=config.augment, seed=self.task.seed, task=self.task.index)
-        return PictureFeed(self.train, self.train_targets, views, config.batch_size, config.workers, stays=stays)
+        options: dict[str, bool] = {"stays": stays, "balanced": config.balance == "auto"}
+        return PictureFeed(self.train, self.train_targets, views, config.batch_size, config.workers, **options)
 
     def plain_feed(self, config: TrainingConfig, *, held: bool, stays: bool = False) -> Feed:
         """Plain views of the validation pictures, or of those to train on; ``stays`` as in ``ViewFeed``."""
@@ -123,7 +125,7 @@ class Classification(Kind):
     ) -> PictureStore:
         """The pictures decoded at a quarter above the size of views."""
         return PictureStore(
-            pictures, round(_side(size) * _HEADROOM), skip_bad=skip_bad, workers=workers, progress=progress
+            pictures, round(_side(size) * HEADROOM), skip_bad=skip_bad, workers=workers, progress=progress
         )
 
     def prepare(
@@ -201,9 +203,15 @@ class Classification(Kind):
         return task_cells(confusion, names, tasks)
 
     def summary(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Accuracy over all pictures."""
+        """Accuracy over all pictures, and of each class that is among them, with the number of its pictures."""
         total = int(confusion.sum())
-        return {"accuracy": int(confusion.diagonal().sum()) / total if total else None}
+        counts = {name: count for name, count in zip(names, confusion.sum(1).tolist(), strict=True) if count}
+        right = dict(zip(names, confusion.diagonal().tolist(), strict=True))
+        return {
+            "accuracy": int(confusion.diagonal().sum()) / total if total else None,
+            "per_class": {name: right[name] / count for name, count in counts.items()},
+            "counts": counts,
+        }
 
     def evaluation(
         self, confusion: Tensor, images: int, record: Mapping[str, Any], version: str, options: Any = None

@@ -216,9 +216,10 @@ class Segmentation(Kind):
         return iou_cells(confusion, names, tasks)
 
     def summary(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Mean IoU over all, old and new classes, of the background, and of each class."""
+        """Mean IoU over all, old and new classes, of the background, and of each class, with its pixels."""
         measured = evaluate_masks(confusion, 0, names, tasks, "", MaskOptions()).as_json()
-        return {key: measured[key] for key in ("miou", "old", "new", "background", "per_class")}
+        counts = {name: count for name, count in zip(names, confusion.sum(1).tolist(), strict=True) if count}
+        return {**{key: measured[key] for key in ("miou", "old", "new", "background", "per_class")}, "counts": counts}
 
     def evaluation(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ class ReportTask:
     seconds: float | None
     trainable_parameters: int
     bytes: int
-    measured_on: Literal["test", "validation"] = "test"
+    measured_on: Literal["test", "validation", "probe"] = "test"
     again: tuple[str, ...] = ()
     peak_memory: int | None = None
     seconds_per_picture: float | None = None
@@ -172,6 +172,11 @@ class ReportData:
         per_class: fraction of each class after the last task, in the order in which they are shown; None for classes
             that were not among the tests. Empty: nothing is shown.
         means: named means of ``per_class``, shown with it.
+        counts: pictures, or pixels in the masks, of each class that ``per_class`` was measured on.
+        counted: which of the two: ``pictures`` or ``pixels``.
+        before: as ``per_class``, after the round ``before_round``. Empty: no change is shown.
+        counts_before: as ``counts``, after that round.
+        before_round: name of the nearest earlier round that was measured too.
         samples: pictures with their predictions.
         masks: pictures with their masks, the true and the predicted ones.
         routes: of a state whose adapter has them, else None.
@@ -193,6 +198,11 @@ class ReportData:
     remark: str = ""
     per_class: Mapping[str, float | None] = field(default_factory=dict)
     means: Mapping[str, float | None] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    counted: Literal["pictures", "pixels"] = "pictures"
+    before: Mapping[str, float | None] = field(default_factory=dict)
+    counts_before: Mapping[str, int] = field(default_factory=dict)
+    before_round: str = ""
     samples: tuple[Sample, ...] = ()
     masks: tuple[MaskSample, ...] = ()
     routes: Routes | None = None
@@ -222,14 +232,16 @@ class ReportData:
             ),
         )
         if self.after_each is None and len(matrix) == tasks:
-            object.__setattr__(self, "after_each", tuple(map(self._seen, range(tasks))))
+            rounds = [seen(self.tasks[: last + 1], row) for last, row in enumerate(matrix)]
+            object.__setattr__(self, "after_each", tuple(rounds))
 
-    def _seen(self, last: int) -> float | None:
-        pairs = zip(self.tasks[: last + 1], self.accuracy[last], strict=False)
-        cells = [(cell, len(task.classes)) for task, cell in pairs if task.classes]
-        if not cells or any(cell is None for cell, _ in cells):
-            return None
-        return sum((cell or 0.0) * weight for cell, weight in cells) / sum(weight for _, weight in cells)
+
+def seen(tasks: Sequence[ReportTask], row: Sequence[float | None]) -> float | None:
+    """Mean of a row's cells over all rounds so far, weighted by their classes; None where a cell is missing."""
+    cells = [(cell, len(task.classes)) for task, cell in zip(tasks, row, strict=False) if task.classes]
+    if not cells or any(cell is None for cell, _ in cells):
+        return None
+    return sum((cell or 0.0) * weight for cell, weight in cells) / sum(weight for _, weight in cells)
 
 
 def _measured(cell: float | None) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 from sapwood.report.chart import course_chart
+from sapwood.report.classes import each_class
 from sapwood.report.content import ReportData, ReportTask
 from sapwood.report.frame import document, header
 from sapwood.report.gallery import masks, samples
@@ -20,27 +21,26 @@ from sapwood.report.markup import (
     percent,
     section,
     size,
-    swatch,
     table,
     text,
 )
 from sapwood.report.route_maps import routes
 
 CLASSES_SHOWN = 12  # of a round, before the rest is folded away
-CLASSES_LISTED = 24  # in the table of classes, before it is folded away
 
 
 def render(report: ReportData) -> str:
     """The whole report as one HTML document; the same data gives the same bytes."""
+    names = [_task_name(*pair) for pair in enumerate(report.tasks)]
     sections = (
         _numbers(report),
         _matrix(report),
         _course(report),
-        _each_class(report),
+        each_class(report, names),
         samples(report.samples),
         masks(report.masks, report.classes),
         _rounds(report),
-        routes(report.routes, [_task_name(*pair) for pair in enumerate(report.tasks)]),
+        routes(report.routes, names),
         _pairs("Costs", "cost", report.costs, amount),
         _pairs("Settings", "setting", report.settings, one_line),
     )
@@ -93,12 +93,14 @@ def _matrix(report: ReportData) -> str:
     legend = (
         "Rows: after learning a round. Columns: the round whose classes were measured, among all classes known then."
     )
-    marked = any(task.measured_on == "validation" for task in report.tasks)
+    marked = {task.measured_on for task in report.tasks}
     hint = (
         " v: on the round's own validation pictures and among its own classes alone, as no test pictures were given."
-        if marked
+        if "validation" in marked
         else ""
     )
+    if "probe" in marked:
+        hint += " p: on pictures that the state keeps to measure on, which were never learned."
     key = '<span class="swatch missing"></span> not measured.'
     return section(
         f"{measure} matrix",
@@ -112,8 +114,10 @@ def _capital(words: str) -> str:
 
 
 def _heat(report: ReportData, after: int, on: int) -> Html:
-    validation = report.tasks[after].measured_on == "validation"
-    return heat(report.accuracy[after][on], '<abbr title="validation pictures">v</abbr>' if validation else "")
+    source = report.tasks[after].measured_on
+    marks = {"validation": "validation pictures", "probe": "pictures that the state keeps"}
+    mark = f'<abbr title="{marks[source]}">{source[0]}</abbr>' if source in marks else ""
+    return heat(report.accuracy[after][on], mark)
 
 
 def _course(report: ReportData) -> str:
@@ -134,28 +138,6 @@ def _course(report: ReportData) -> str:
             rows,
         ),
     )
-
-
-def _each_class(report: ReportData) -> str:
-    if not report.per_class:
-        return ""
-    facts = "".join(
-        f"<div><dt>{text(name)}</dt><dd>{percent(value)}</dd></div>" for name, value in report.means.items()
-    )
-    round_of = {name: _task_name(*pair) for pair in enumerate(report.tasks) for name in pair[1].classes}
-    rows = [
-        [Html(f"{swatch(report.classes, name)} {text(name)}"), round_of.get(name, ""), percent(value), _bar(value)]
-        for name, value in report.per_class.items()
-    ]
-    columns = [Column("class"), Column("round"), Column("IoU", number=True), Column("")]
-    listed = table("IoU of each class after the last round, in percent", columns, rows, "classes")
-    if len(rows) > CLASSES_LISTED:
-        listed = Html(f"<details><summary>all {len(rows)} classes</summary>\n{listed}</details>\n")
-    return section("IoU of each class", f'<dl class="facts">{facts}</dl>\n' if facts else "", listed)
-
-
-def _bar(value: float | None) -> Html:
-    return Html(f'<span class="bar" style="--share:{100 * (value or 0):.0f}%"></span>')
 
 
 def _rounds(report: ReportData) -> str:
