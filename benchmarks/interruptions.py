@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import random
@@ -28,16 +29,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import accelerate  # noqa: F401
 import numpy as np
 from PIL import Image
 from small_disk import SmallDisk
 
+from sapwood.backbones import create_backbone
 from sapwood.cli import main as sapwood
 from sapwood.learner import Learner
 from sapwood.state import State, Version
 
 CLASSES, PICTURES, SIDE = 8, 4, 28
-NEW = ["--backbone", "random:dinov2-tiny", "--image-size", str(SIDE), "--method", "seq-lora", "--workers", "0"]
+BACKBONE = "random:dinov2-tiny"
+NEW = ["--backbone", BACKBONE, "--image-size", str(SIDE), "--method", "seq-lora", "--workers", "0"]
 TRAINING = ["--epochs", "2", "--batch-size", "2", "--set", "training.checkpoint_seconds=0.001", "--device", "cpu"]
 WEIGHTS = {"learn": 5, "undo": 2, "rollback": 3, "prune": 3, "classes": 2}
 WAYS = ("SIGKILL", "SIGTERM", "full disk", "read-only")
@@ -129,6 +133,10 @@ class Trial:
 
     def prepare(self) -> None:
         """Run each command undisturbed, to learn how long it takes."""
+        create_backbone(BACKBONE, SIDE)  # what its first use imports: else every process would, before its real work
+        Image.init()  # and what the first picture does
+        gc.collect()
+        gc.freeze()  # collecting garbage would copy every page that the processes share
         self.undisturbed(["learn", str(self.state), str(self.rounds[0]), *NEW, *TRAINING])
         self.undisturbed(self.learn())
         self.undisturbed(self.learn())

@@ -28,23 +28,30 @@ for _name in ("FORCE_COLOR", "PYTEST_ADDOPTS"):
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Few tests that take long, most of it in processes of their own: begun first, so that no worker ends with one alone.
+# Files that take long, the longest first: begun first, so that no worker ends with one alone.
 _LONG = (
+    "registry/test_methods.py",
     "test_readme.py",
-    "test_browser.py",
-    "test_pool.py",
-    "test_interruptions.py",
-    "test_budget.py",
-    "test_resume.py",
-    "test_mask_resume.py",
-    "test_masks.py",
-    "test_process.py",
+    "bench/test_pool.py",
+    "registry/test_all_parts.py",
+    "serve/browser/test_browser.py",
+    "registry/test_later_rounds.py",
+    "resuming/test_resume.py",
+    "registry/test_combinations.py",
+    "registry/test_exports.py",
+    "masks/test_resume.py",
+    "bench/test_budget.py",
+    "cli/test_process.py",
+    "state/test_interruptions.py",
+    "cli/test_masks.py",
+    "test_benchmarks.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; the order within a file stays."""
-    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+    place = {ROOT / "tests" / name: number for number, name in enumerate(_LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")

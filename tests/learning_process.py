@@ -89,10 +89,12 @@ def child(line: str) -> NoReturn:
 def main() -> None:
     import accelerate  # noqa: F401
     import transformers.models.dinov2.modeling_dinov2  # noqa: F401
+    from PIL import Image
 
     from sapwood.backbones import create_backbone
 
     create_backbone("random:dinov2-tiny", 28)  # what the first use imports
+    Image.init()  # and what the first picture does
     gc.collect()
     gc.freeze()  # collecting garbage would copy every page that the children share
     for line in sys.stdin:

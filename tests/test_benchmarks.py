@@ -6,9 +6,9 @@ import argparse
 import gc
 import importlib.util
 import json
-import subprocess
+import runpy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,6 +48,27 @@ def training() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def spoken(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """What a script of the benchmarks prints as JSON; here, since a process of its own would take seconds to import."""
+
+    def run(script: str, *options: str) -> dict[str, Any]:
+        path = Path(__file__).resolve().parents[1] / "benchmarks" / script
+        threads = torch.get_num_threads()
+        monkeypatch.syspath_prepend(path.parent)
+        monkeypatch.setattr(sys, "argv", [str(path), "--json", *options])
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        finally:
+            torch.set_num_threads(threads)
+            sys.modules.pop("training", None)  # scripts import each other by file name
+        found = json.loads(capsys.readouterr().out)
+        assert isinstance(found, dict)
+        return found
+
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -167,13 +188,10 @@ def test_ratios_and_their_table(training: ModuleType, sides: dict[str, dict[str,
     assert len({line.count("|") for line in lines[: lines.index("")]}) == 1
 
 
-def test_steps_of_objectives() -> None:
+def test_steps_of_objectives(spoken: Callable[..., dict[str, Any]]) -> None:
     """The script itself in miniature: one objective with a teacher's forward, one that shares it."""
-    script = Path(__file__).resolve().parents[1] / "benchmarks" / "objectives.py"
-    command = [sys.executable, str(script), "--json", "--backbone", BACKBONE, "--image-size", f"{HEIGHT}x{SIDE}"]
     given = ["--batch", str(BATCH), "--turns", "2", "--objectives", "plop,ssul,ewc"]
-    done = subprocess.run([*command, *given], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+    found = spoken("objectives.py", "--backbone", BACKBONE, "--image-size", f"{HEIGHT}x{SIDE}", *given)
     assert {name: one["forwards"] for name, one in found.items()} == {"plop": 3, "ssul": 1, "ewc": 2}
     for one in found.values():
         assert len(one["ratios"]) == 2
@@ -187,8 +205,7 @@ def test_steps_of_objectives() -> None:
         ("learn.py", ("--size", "28", "--pictures", "8", "--epochs", "1"), "learn_over_bare_steps"),
     ],
 )
-def test_the_other_scripts_run(script: str, options: tuple[str, ...], key: str) -> None:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / script
-    done = subprocess.run([sys.executable, str(path), "--json", *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert key in json.loads(done.stdout)
+def test_the_other_scripts_run(
+    script: str, options: tuple[str, ...], key: str, spoken: Callable[..., dict[str, Any]]
+) -> None:
+    assert key in spoken(script, *options)

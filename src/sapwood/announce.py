@@ -179,6 +179,13 @@ def announce(
     remarks = list(prepared.remarks)
     if prepared.tests is not None and (leaked := len(earlier.keys() & set(prepared.tests.sha256))):
         remarks.append(f"{leaked} of the test pictures were learned in earlier rounds: they measure too much")
+    scope = record["settings"]["objective"].get("scope")
+    trains = network.adapter.moves or network.head.fitted == "gradient"
+    if scope == "own" and trains and known and len(task.annotated) == 1:
+        remarks.append(
+            "a single class: the cross entropy over the round's own classes is zero, so training has nothing to learn "
+            "from; --set objective.scope=seen compares with the other classes"
+        )
     pictures = [*round_.train.pictures, *round_.held.pictures]
     digests = [*round_.train.sha256, *round_.held.sha256]
     return Announcement(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sapwood.adapters.base import TokenChoice, summary_token
 from sapwood.feeds import Feed
 from sapwood.network import Network
+from sapwood.operations import Tally
 from sapwood.progress import Progress
 
 
@@ -25,6 +26,7 @@ class Collector:
         count: of the pictures, for the progress bar.
         progress: listens.
         check: may raise between batches.
+        tally: counts what the passes take.
     """
 
     def __init__(
@@ -34,9 +36,10 @@ class Collector:
         count: int,
         progress: Progress | None = None,
         check: Callable[[], None] = lambda: None,
+        tally: Tally | None = None,
     ) -> None:
         self.network, self.feed, self.count = network, feed, count
-        self.progress, self.check = progress or Progress(), check
+        self.progress, self.check, self.tally = progress or Progress(), check, tally or Tally()
 
     def pixels(self) -> Iterator[Tensor]:
         """Normalised pictures [B, 3, H, W], batch by batch."""
@@ -68,7 +71,7 @@ class Collector:
 
     def _images(self, what: str) -> Iterator[Tensor]:
         self.progress.start(what, self.count)
-        for batch in self.feed.batches(0, 0):
+        for batch in self.tally.over(self.feed.batches(0, 0)):
             self.check()
             yield batch.images
             self.progress.advance(len(batch.images))

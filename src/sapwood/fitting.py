@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapwood.backbones.base import height_width
 from sapwood.data.store import PictureStore
 from sapwood.feeds import FeatureFeed, Feed
 from sapwood.functional.statistics import drift_map
 from sapwood.heads.base import Features, PooledHead
 from sapwood.kinds.classification import PictureRound
 from sapwood.network import Network
+from sapwood.operations import Tally, counted
 from sapwood.passing import Keeping, Rows, extract, passes
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
@@ -35,8 +37,9 @@ class PooledFit:
         rows: Rows,
         progress: Progress,
         check: Callable[[], None],
+        tally: Tally,
     ) -> None:
-        self.network, self.head, self.data, self.config = network, head, data, config
+        self.network, self.head, self.data, self.config, self.tally = network, head, data, config, tally
         self.options: dict[str, Any] = {
             "image_size": data.size,
             "batch_size": max(config.batch_size, _SMALLEST_BATCH),
@@ -65,6 +68,11 @@ class PooledFit:
         return self.features, self.held
 
     def _features(self, store: PictureStore, what: str) -> Tensor:
+        if len(store):
+            # By a blank picture: of a pass that goes on after a kill, what was computed before it counts too.
+            with torch.no_grad(), counted() as operations:
+                self.network.tokens(torch.zeros(1, *height_width(self.data.size), 3, dtype=torch.uint8))
+            self.tally.gmacs += operations.gmacs * len(store)
         return extract(self.network, store, what=what, keeping=self.keeping, **self.options)
 
     def of_all(self) -> Tensor | None:

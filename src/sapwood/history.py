@@ -128,6 +128,7 @@ def after_round(
         "seconds": facts["seconds"],
         "trainable_parameters": facts["trainable_parameters"],
         "train_gmacs": facts["train_gmacs"],
+        "pass_gmacs": facts["pass_gmacs"],
         "validation_accuracy": facts["validation_accuracy"],
         "declared_bytes": facts["declared_bytes"],
         "peak_memory": peak_memory(),

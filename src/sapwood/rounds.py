@@ -19,6 +19,7 @@ from sapwood.kinds.base import Round
 from sapwood.kinds.classification import PictureRound
 from sapwood.network import Network, Teacher
 from sapwood.objectives.base import Objective, Outputs
+from sapwood.operations import Tally
 from sapwood.passing import Rows
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
@@ -51,18 +52,21 @@ def learn_round(
     the new ones.
 
     Returns:
-        ``log`` (one entry an epoch), ``seconds``, ``trainable_parameters``, ``train_gmacs``, ``adapted`` (the
-        adapter learned), ``validation_accuracy`` (None without validation pictures), ``head`` (facts of the fit),
-        ``features`` [n, d] of the pictures as they are afterwards, training before validation; None if not computed.
+        ``log`` (one entry an epoch), ``seconds``, ``trainable_parameters``, ``train_gmacs`` (steps and passes),
+        ``pass_gmacs`` (of these, passes over the pictures before and after the steps: statistics, features,
+        pseudo-labels, Fisher), ``adapted`` (the adapter learned), ``validation_accuracy`` (None without validation
+        pictures), ``head`` (facts of the fit), ``features`` [n, d] of the pictures as they are afterwards, training
+        before validation; None if not computed.
     """
     began = time.monotonic()
     task, adapter, head = data.task, network.adapter, network.head
     later = task.index > 0
     moves = adapter.moves and not (config.adapt == "first" and later) and not objective.stays(task)
-    collector = Collector(network, data.plain_feed(config, held=False), len(data.train), progress, stop.check)
+    tally = Tally()
+    collector = Collector(network, data.plain_feed(config, held=False), len(data.train), progress, stop.check, tally)
     pooled = None
     if isinstance(head, PooledHead) and isinstance(data, PictureRound):
-        pooled = PooledFit(network, head, data, config, checkpoints, progress, stop.check)
+        pooled = PooledFit(network, head, data, config, checkpoints, progress, stop.check, tally)
 
     # Before the head grows: the objective may change old rows too, and the teacher is the network as it was.
     teacher = Teacher(network) if "teacher" in objective.needs and later else None
@@ -86,7 +90,7 @@ def learn_round(
             feed, held = pooled.feeds()
         else:
             feed, held = data.feed(config, stays=not moves), data.plain_feed(config, held=True, stays=not moves)
-        objective.before_task(partial(_pictures, data, config, stop), partial(_told, teacher), task)
+        objective.before_task(partial(_pictures, data, config, stop, tally), partial(_told, teacher), task)
         with network.watching(_watched(objective, teacher)), head.training_mode(True):
             trained = train(
                 network,
@@ -105,7 +109,10 @@ def learn_round(
         def logits(batch: Any) -> Tensor:
             return feed.forward(network, None, batch)[0].logits
 
-        objective.after_task(network.persistent(adapt=moves), partial(feed.batches, 0, 0), logits, task)
+        def pictures(size: int) -> Iterator[Any]:
+            return tally.over(feed.batches(0, 0, size))
+
+        objective.after_task(network.persistent(adapt=moves), pictures, logits, task)
     if moves:
         adapter.after_task(task, collector)
         network.refold()
@@ -122,7 +129,8 @@ def learn_round(
         "seconds": trained.earlier + time.monotonic() - began,
         "trainable_parameters": sum(parameter.numel() for parameter in parameters.values()),
         "validation_accuracy": accuracy,
-        "train_gmacs": trained.gmacs,
+        "train_gmacs": trained.gmacs + tally.gmacs,
+        "pass_gmacs": tally.gmacs,
         "adapted": moves,
         "features": None if pooled is None else pooled.of_all(),
         "head": facts,
@@ -136,9 +144,9 @@ def _watched(objective: Objective, teacher: Teacher | None) -> frozenset[str]:
     return objective.needs
 
 
-def _pictures(data: Round, config: TrainingConfig, stop: Stop) -> Iterator[Any]:
+def _pictures(data: Round, config: TrainingConfig, stop: Stop, tally: Tally) -> Iterator[Any]:
     """The training pictures in plain views, once."""
-    for batch in data.plain_feed(config, held=False).batches(0, 0):
+    for batch in tally.over(data.plain_feed(config, held=False).batches(0, 0)):
         stop.check()
         yield batch
 

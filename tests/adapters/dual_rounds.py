@@ -43,7 +43,7 @@ def images(seed: int, count: int = 10, size: int = SIZE) -> Tensor:
 
 
 def statistics(network: Network, batch: Tensor) -> Collector:
-    batches = [SimpleNamespace(images=part) for part in batch.split(4)]
+    batches = [SimpleNamespace(images=part, targets=torch.zeros(len(part))) for part in batch.split(4)]
     return Collector(network, SimpleNamespace(batches=lambda epoch, start: batches), len(batch))
 
 

@@ -13,6 +13,7 @@ from sapwood.adapters.base import Context
 from sapwood.adapters.inflora import InfLora, InfLoraConfig
 from sapwood.backbones.base import Site
 from sapwood.errors import ConfigError
+from sapwood.operations import counted
 from sapwood.task import Task
 
 WIDTH, OUT = 8, 5
@@ -158,6 +159,39 @@ def test_only_the_up_factors_train_and_sites_of_one_input_share_the_other() -> N
         torch.testing.assert_close(inflora(site(f"block.1.{part}"), x, Context()), expected, atol=1e-5, rtol=0)
     low = inflora(site("block.1.q"), x.bfloat16(), Context())
     assert low.dtype == torch.bfloat16
+
+
+def test_a_fast_inner_width_changes_neither_values_nor_gradients_nor_what_is_kept() -> None:
+    inflora = adapter(rank=3).double()
+    inflora.before_task(task(0), Seen(inputs(0)))
+    randomise(inflora)
+    x, context = inputs(1).reshape(4, 15, WIDTH).requires_grad_(), Context()
+    with counted() as operations:
+        outputs = {part: inflora(site(f"block.0.{part}"), x, context) for part in "kv"}
+    down, ups = inflora.down_block_0_attn, {part: inflora.up[f"block_0_{part}"] for part in "kv"}
+    # At 16 columns instead of 3; k and v see the same input, and what A makes of it is computed once.
+    assert operations.gmacs == pytest.approx(60 * 16 * (WIDTH + 2 * OUT) / 1e9)
+    weights = {part: torch.linspace(-1, 1, 60 * OUT).reshape(4, 15, OUT).double() for part in "kv"}
+    sum((outputs[part] * weights[part]).sum() for part in "kv").backward()
+    for part, up in ups.items():
+        torch.testing.assert_close(outputs[part], torch.einsum("bni,ri,or->bno", x, down, up), atol=1e-12, rtol=0)
+        expected = torch.einsum("bno,bni,ri->or", weights[part], x, down)
+        torch.testing.assert_close(up.grad, expected, atol=1e-12, rtol=0)
+        assert up.shape == (OUT, 3)
+    expected = sum(torch.einsum("bno,or,ri->bni", weights[part], up, down) for part, up in ups.items())
+    torch.testing.assert_close(x.grad, expected, atol=1e-12, rtol=0)
+    tensors = inflora.state()[0]
+    assert {tuple(tensor.shape) for tensor in tensors.values()} == {(3, WIDTH), (OUT, 3)}
+
+
+def test_another_input_in_the_same_forward_is_not_taken_for_the_first() -> None:
+    inflora, context = adapter(), Context()
+    inflora.before_task(task(0), Seen(inputs(0)))
+    randomise(inflora)
+    one, other = inputs(1).float(), inputs(2).float()
+    inflora(site("block.0.k"), one, context)
+    expected = inflora(site("block.0.v"), other, Context())
+    assert torch.equal(inflora(site("block.0.v"), other, context), expected)
 
 
 def test_rounds_lie_in_the_past_and_a_new_one_starts_where_they_end() -> None:

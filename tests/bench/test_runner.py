@@ -20,7 +20,7 @@ from .helpers import row
 
 CLASSES = ["ant", "bee"]
 NCM = Run("ncm", "random:dinov2-tiny", 0, 28)
-VARYING = ("train_seconds", "milliseconds_per_image", "peak_memory")
+VARYING = ("train_seconds", "milliseconds_per_image", "peak_memory", "resumed", "timing_valid")
 
 
 @pytest.fixture
@@ -59,7 +59,10 @@ def test_killed_between_a_round_and_its_measure(
         patched.setattr(runner, "_domain_cells", die)
         with pytest.raises(KeyboardInterrupt):
             runner.run(domains, NCM, tmp_path / "broken.json")
-    assert same(whole, runner.run(domains, NCM, tmp_path / "broken.json"))
+    found = runner.run(domains, NCM, tmp_path / "broken.json", marks={"timing_valid": True})
+    assert same(whole, found)
+    # Its seconds lack what was done before the kill.
+    assert [(row["resumed"], row["timing_valid"]) for row in (whole, found)] == [(False, True), (True, False)]
 
 
 def test_work_of_another_run_is_begun_anew(domains: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +77,9 @@ def test_work_of_another_run_is_begun_anew(domains: Stream, tmp_path: Path, monk
         with pytest.raises(KeyboardInterrupt):
             runner.run(domains, NCM, tmp_path / "row.json")
     assert (tmp_path / "row.work").exists()
-    found = runner.run(domains, wanted, tmp_path / "row.json")
+    found = runner.run(domains, wanted, tmp_path / "row.json", marks={"timing_valid": False})
     assert same(whole, found)
+    assert (found["resumed"], found["timing_valid"]) == (False, False)  # begun anew, beside others
     assert found["parts"]["head"] == "cosine"
     assert not (tmp_path / "row.work").exists()
     with pytest.raises(ConfigError, match=r"row\.json is the row of another run; remove it"):

@@ -1,4 +1,4 @@
-"""Masks by commands: two rounds of real street scenes in real processes, and what options do."""
+"""Masks by commands: two rounds of real street scenes, and what options do."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from PIL import Image
 
 from .conftest import Run
 from .test_process import call
+
+pytestmark = pytest.mark.usefixtures("settled")
 
 VIEW = (28, 42)
 TINY = ("--backbone", "random:dinov2-tiny", "--image-size", "28x42")
@@ -37,7 +39,7 @@ def mean(values: list[float | None]) -> float:
     return sum(present) / len(present)
 
 
-# --- real street scenes, real processes
+# --- real street scenes
 
 
 def street_scenes(camvid: Path, folder: Path, classes: tuple[str, ...], every: slice) -> Path:
@@ -57,17 +59,14 @@ def street_scenes(camvid: Path, folder: Path, classes: tuple[str, ...], every: s
     return folder
 
 
-def spoken(*arguments: object) -> dict[str, Any]:
-    """What a real process prints as JSON."""
-    done = call(*arguments)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found
-
-
 def test_street_scenes_from_the_first_command_to_the_report(shared_data: Path, tmp_path: Path, sapwood: Run) -> None:
     """The test pictures keep the values of their authors: what a mask means follows from the names."""
+
+    def spoken(*arguments: object) -> dict[str, Any]:
+        done = sapwood(*arguments, "--json")
+        assert done.code == 0, done.err
+        return done.json
+
     camvid, state = shared_data / "camvid", tmp_path / "street"
     first = street_scenes(camvid, tmp_path / "first", ("Road", "Sky", "Building"), slice(0, 360, 45))
     second = street_scenes(camvid, tmp_path / "second", ("Tree", "Car"), slice(20, 360, 45))
@@ -80,13 +79,13 @@ def test_street_scenes_from_the_first_command_to_the_report(shared_data: Path, t
     learn = ("--image-size", "56x70", "--backbone", "random:dinov2-tiny", "--epochs", "1", "--batch-size", "4")
     lr = ("--lr", "1e-2", "--precision", "fp32")
 
-    done = call("learn", state, first, *learn, *lr, "--task", "town")
-    assert done.returncode == 0, done.stderr
-    done = call("learn", state, second, "--test", test, "--json")
+    begun = sapwood("learn", state, first, *learn, *lr, "--task", "town")
+    assert begun.code == 0, begun.err
+    done = call("learn", state, second, "--test", test, "--json")  # for the others a process would only import anew
     assert done.returncode == 0, done.stderr
     assert "estimate: " in done.stderr
     classes = ["background", "Road", "Sky", "Building", "Tree", "Car"]
-    shown = spoken("show", state, "--json")
+    shown = spoken("show", state)
     assert json.loads(done.stdout) == shown
     assert (shown["kind"], shown["method"], shown["image_size"]) == ("segmentation", "clora+mib", [56, 70])
     assert shown["classes"] == classes
@@ -100,7 +99,7 @@ def test_street_scenes_from_the_first_command_to_the_report(shared_data: Path, t
     assert shown["accuracy_on"] == ["validation", "test"]
 
     out, overlays = tmp_path / "drawn", tmp_path / "overlays"
-    answer = spoken("predict", state, test / "images", "--out", out, "--overlay", overlays, "--json")
+    answer = spoken("predict", state, test / "images", "--out", out, "--overlay", overlays)
     pictures = sorted((test / "images").iterdir())
     assert len(pictures) == 3
     assert answer["version"] == shown["version"]
@@ -127,7 +126,7 @@ def test_street_scenes_from_the_first_command_to_the_report(shared_data: Path, t
         for true, found in product(range(6), range(6)):
             counts[true, found] += ((wanted == true) & (drawn == found)).sum()
 
-    measured = spoken("evaluate", state, test, "--json")
+    measured = spoken("evaluate", state, test)
     iou = iou_of(counts)
     assert max(share for share in iou if share is not None) > 0.2  # something was learned, so there is what to measure
     assert measured["confusion"] == counts.tolist()

@@ -236,6 +236,8 @@ def test_temperature_stays_without_pictures(draw, tokens):
     head = learned("linear", {}, draw, tokens)
     head.calibrate_temperature(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64))
     assert head.temperature == 1.0
+    head.calibrate_temperature(torch.eye(6)[[2, 2]], torch.tensor([2, 2]))  # a round of one class
+    assert (head.temperature, head.calibrated) == (1.0, False)
     head.calibrate_temperature(100 * torch.eye(6), torch.arange(6).roll(1))
     assert head.temperature > 1.0
 

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sapwood.learner import Learner
 
-from .helpers import Rounds, learn_two
+from .helpers import Rounds, global_random_state, learn_two
 
 _ROUNDS: dict[str, Rounds] = {}
 _LEARNED: dict[tuple[str, str], Learner] = {}
+_RANDOM: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +59,20 @@ def learned(rounds: Callable[[str], Rounds], tmp_path: Path) -> Callable[[str, s
 
     def give(method: str, kind: str) -> Learner:
         if (method, kind) not in _LEARNED:
-            _LEARNED[method, kind] = learn_two(tmp_path / "state", method, rounds(kind), kind)
+            folders, before = rounds(kind), global_random_state()
+            _LEARNED[method, kind] = learn_two(tmp_path / "state", method, folders, kind)
+            _RANDOM[method, kind] = [before, global_random_state()]
         return _LEARNED[method, kind]
+
+    return give
+
+
+@pytest.fixture
+def global_randomness(learned: Callable[[str, str], Learner]) -> Callable[[str, str], list[tuple[Any, ...]]]:
+    """The state of all global generators before and after those two rounds."""
+
+    def give(method: str, kind: str) -> list[tuple[Any, ...]]:
+        learned(method, kind)
+        return _RANDOM[method, kind]
 
     return give

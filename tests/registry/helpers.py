@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -23,6 +24,9 @@ TINY = "random:dinov2-tiny"
 SIZES: dict[str, Any] = {"classification": 28, "segmentation": (28, 42)}
 FAST = {"epochs": 2, "batch_size": 8, "precision": "fp32"}
 PAIRS = [(name, kind) for name in METHODS if not METHODS[name].all_data for kind in METHODS[name].kinds]
+
+
+every_method = pytest.mark.parametrize(("method", "kind"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
 
 
 @dataclass(frozen=True)
@@ -126,3 +130,10 @@ def seed_globals(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
+
+
+def feature_bytes(learner: Learner) -> int:
+    """Of the last round's pictures, kept by heads that predict from statistics on a backbone that stays."""
+    task, parts = learner.record["tasks"][-1], learner.record["parts"]
+    stays = parts["adapter"] == "none" or learner.record["settings"]["training"]["adapt"] == "first"
+    return 4 * task["images"] * learner.network.head.dim if parts["head"] in ("prototype", "ridge") and stays else 0

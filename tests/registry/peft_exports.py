@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +19,17 @@ from sapwood.backbones import create_backbone
 from sapwood.learner import Learner
 
 
-def stock(backbone: str, folder: Path) -> Any:
+def stock(backbone: str) -> Any:
     """The backbone as it came, through a folder of its library, as nobody has seen sapwood."""
-    create_backbone(backbone).get_submodule("model").save_pretrained(folder)
-    return AutoModel.from_pretrained(folder).eval()
+    return AutoModel.from_pretrained(_stock_folder(backbone).name).eval()
+
+
+@functools.cache
+def _stock_folder(backbone: str) -> tempfile.TemporaryDirectory[str]:
+    """Lasts as long as the process."""
+    folder = tempfile.TemporaryDirectory()
+    create_backbone(backbone).get_submodule("model").save_pretrained(folder.name)
+    return folder
 
 
 def adapted(model: Any, folder: Path) -> Any:

@@ -23,7 +23,7 @@ GiveRounds = Callable[[str], Rounds]
 ONE_EPOCH = {**FAST, "epochs": 1}
 EVERY = [(one.adapter, one.objective, one.head) for one in combinations()]
 LEGAL = [(one.adapter, one.objective, one.head) for one in combinations() if one.reason is None]
-# Two whole rounds for each entry of a registry beside plain others; all other combinations train for a step.
+# Two whole rounds for each entry of a registry beside plain others; ``test_all_parts.py`` trains the others for a step.
 PLAIN = ({"lora"}, {"finetune", "mib"}, {"linear", "dense"})
 WHOLE = [parts for parts in LEGAL if sum(part in plain for part, plain in zip(parts, PLAIN, strict=True)) >= 2]
 
@@ -50,18 +50,6 @@ def test_one_of_each_learns_is_opened_and_predicts_the_same(
     adapter: str, objective: str, head: str, rounds: GiveRounds, tmp_path: Path
 ) -> None:
     learn_and_open(tmp_path / "state", rounds, f"{adapter}+{objective}", head, {})
-
-
-STEPS = [parts for parts in LEGAL if parts not in WHOLE]
-
-
-@pytest.mark.parametrize(("adapter", "objective", "head"), STEPS, ids=["-".join(parts) for parts in STEPS])
-def test_all_parts_fit(adapter: str, objective: str, head: str, rounds: GiveRounds, tmp_path: Path) -> None:
-    """A step in each of two rounds, the second with a teacher and with new and known classes."""
-    kind = HEADS[head].kind
-    learner = create(tmp_path / "state", f"{adapter}+{objective}", kind, head=head)
-    learner.learn(rounds(kind).single, training={**ONE_EPOCH, "batch_size": 64}).learn(rounds(kind).mixed)
-    assert computed(learner, logits(learner, views(rounds(kind).single, kind)[:1]))
 
 
 ILLEGAL = [parts for parts in EVERY if parts not in LEGAL]

@@ -3,8 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,9 +12,14 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from sapwood.cli import main
 from sapwood.data.decode import decode
 from sapwood.data.pictures import Picture
+from sapwood.errors import SapwoodError
 from sapwood.learner import Learner
+from sapwood.serve.app import create_app
+from sapwood.serve.serving import Serving, Snapshot
+from sapwood.serve.settings import ServeSettings
 
 from .conftest import Serve
 from .samples import encoded, picture, pixels, scene
@@ -49,7 +53,7 @@ def test_a_form_is_answered_as_the_library_answers(client: TestClient, taught: P
 def test_base64_says_the_same_as_a_form(client: TestClient) -> None:
     content = picture("bee")
     form = client.post("/v1/predict", files={"image": content}).json()["predictions"][0]
-    body = {"images": [base64.b64encode(content).decode()] * 2, "top": 1}
+    body = {"images": [base64.b64encode(content).decode(), base64.encodebytes(content).decode()], "top": 1}
     first, second = client.post("/v1/predict", json=body).json()["predictions"]
     assert [first["name"], second["name"]] == ["picture 0", "picture 1"]
     assert first["class"] == second["class"] == form["class"] == "bee"
@@ -75,10 +79,11 @@ def test_masks_come_as_palette_pictures(drawing: Path, serve: Serve) -> None:
     assert mask.getpalette()[:9] == [part for colour in state["palette"] for part in colour]
 
 
-def test_state_is_what_show_prints(client: TestClient, taught: Path) -> None:
+def test_state_is_what_show_prints(client: TestClient, taught: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = client.get("/v1/state").json()
-    command = [sys.executable, "-m", "sapwood", "show", str(taught), "--json"]
-    shown = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    with pytest.raises(SystemExit):
+        main(["show", str(taught), "--json"])
+    shown = json.loads(capsys.readouterr().out)
     assert {key: said[key] for key in shown} == shown
     assert said["read_only"] is False
     assert said["needs_token"] == {"ask": False, "teach": False}
@@ -126,6 +131,38 @@ def test_alive_and_ready(client: TestClient) -> None:
     client.post("/v1/predict", files={"image": picture("ant")})  # waits for the network
     ready = client.get("/readyz")
     assert ready.json() == {"status": "ready", "version": ready.headers["X-Sapwood-Version"]}
+
+
+def test_while_the_network_loads_it_says_so(taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, before the upload; also when it cannot be loaded. A later try brings it up."""
+    fill, tried, go_on, content = Serving._filled, threading.Semaphore(0), threading.Semaphore(0), picture("ant")
+    outcomes: list[Exception | None] = [SapwoodError("backbone x: no weights"), RuntimeError("out of memory"), None]
+
+    def slow(self: Serving, snapshot: Snapshot) -> Snapshot:
+        tried.release()
+        go_on.acquire()
+        if (fault := outcomes.pop(0)) is not None:
+            raise fault
+        return fill(self, snapshot)
+
+    monkeypatch.setattr(Serving, "_filled", slow)
+    with TestClient(create_app(ServeSettings(taught)), base_url="http://127.0.0.1") as client:
+        for words, loading in (("is being loaded", True), ("backbone x: no weights", False), ("out of memory", False)):
+            assert tried.acquire(timeout=20)
+            for answer in (client.post("/v1/predict", files={"image": content}), client.get("/readyz")):
+                assert (answer.status_code, answer.json()["title"], answer.json()["loading"]) == (
+                    503,
+                    "Not ready",
+                    loading,
+                )
+                assert words in answer.json()["detail"]
+                assert int(answer.headers["Retry-After"]) > 0
+            go_on.release()
+        deadline = time.monotonic() + 20
+        while client.get("/readyz").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert client.post("/v1/predict", files={"image": content}).status_code == 200
 
 
 def test_metrics_count_what_was_answered(taught: Path, serve: Serve) -> None:

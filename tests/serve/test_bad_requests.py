@@ -81,6 +81,7 @@ def test_files_that_are_no_pictures(
         ({"json": ["x"]}, 400, "send {"),
         ({"json": {"images": ["%%%"]}}, 400, "picture 0 is not base64"),
         ({"json": {"images": ["ü"]}}, 400, "picture 0 is not base64"),
+        ({"json": {"images": ["data:image/png;base64,eA=="]}}, 400, "what follows the comma"),
         ({"json": {"images": ["eA=="] * 65}}, 413, "may hold 64"),
         ({"json": {"images": ["eA=="], "top": 0}}, 422, "top must be"),
         ({"json": {"images": ["eA=="], "top": True}}, 422, "top must be"),
@@ -97,6 +98,8 @@ def test_requests_that_are_not_understood(
 
 
 def test_wrong_ways(client: TestClient) -> None:
+    assert client.head("/healthz").status_code == 200
+    assert client.head("/v1/predict").status_code == 405
     for method, path, status in (("GET", "/v1/predict", 405), ("DELETE", "/v1/state", 405), ("GET", "/v2/x", 404)):
         answer = client.request(method, path)
         assert answer.status_code == status

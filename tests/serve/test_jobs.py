@@ -24,6 +24,7 @@ from sapwood.serve import worker
 from sapwood.serve.jobs import Busy, Job, Jobs, QueueFull
 from sapwood.serve.process import started
 from sapwood.serve.shelf import Shelf
+from sapwood.serve.wording import restart_helps
 from sapwood.serve.worker import STOPPED, Order
 from sapwood.state import State
 
@@ -92,7 +93,7 @@ def test_a_killed_round_leaves_the_state_and_goes_on_when_it_is_asked_for_again(
 ) -> None:
     before = State.open(state).version.id
     jobs = Jobs(state, 4)
-    long = {"epochs": 60, "checkpoint_seconds": 0.05}
+    long = {"epochs": 40, "checkpoint_seconds": 0.05}
     first = jobs.submit(order("cat", training=long), "cat")
     wait(jobs, first, lambda job: job["progress"]["what"] == "training" and job["progress"]["done"] > 3)
     with pytest.raises(Busy, match="learning"), jobs.quiet():
@@ -116,8 +117,9 @@ def test_a_killed_round_leaves_the_state_and_goes_on_when_it_is_asked_for_again(
     aside = Path(shutil.copytree(state, tmp_path / "aside"))
     asked = order("ground", training={"epochs": 1})
     asked = replace(asked, state=str(aside))
-    with pytest.raises(ConfigError, match="half learned"):
+    with pytest.raises(ConfigError, match="half learned") as refused:
         worker.learn(asked, Progress())
+    assert restart_helps(str(refused.value))
     others = worker.learn(replace(asked, replace=True), Progress())
     assert others.classes_ == ("ant", "bee", "ground"), (
         "of a round that the server's own worker began, another may follow"
@@ -144,8 +146,13 @@ def test_a_worker_that_died_after_its_commit_has_learned(state: Path, order: Cal
     jobs, job = Jobs(state, 1), Job("0", asked, "cat", "")
     jobs._conclude(job, before, {}, -9)
     assert (job.status, job.version, job.error) == ("done", now.id, None)
-    jobs._conclude(job, now, {"event": "failed", "error": f"{state} has it; give another with --task"}, 2)
-    assert (job.status, job.error) == ("failed", "the state has it; give another for the round")
+    jobs._conclude(job, now, {"event": "failed", "error": f"{state} has it; give another name with --task"}, 2)
+    assert (job.status, job.error) == ("failed", "the state has it; give the round another name")
+    assert not job.restart_helps
+    jobs._conclude(job, now, {"event": "failed", "error": f"{state}: is half learned; give --restart to begin anew"}, 2)
+    assert job.as_json()["restart_helps"]
+    assert "--" not in str(job.error)
+    assert "restart=true" in str(job.error)
 
 
 def test_no_orphan(order: Callable[..., Order], state: Path) -> None:
@@ -199,15 +206,17 @@ def test_what_a_killed_server_left_is_removed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     alive = Shelf()
     kept = alive.make()
-    left = tmp_path / "sapwood-lessons-left"
+    left = tmp_path / "sapwood-uploads-left"
     (left / "lesson").mkdir(parents=True)
     (left / "lock").touch()
-    foreign = tmp_path / "sapwood-lessons-no-lock"
+    foreign = tmp_path / "sapwood-uploads-no-lock"
     foreign.mkdir()
     second = Shelf()
     assert kept.is_dir()
     assert not left.exists()
     assert foreign.is_dir()
+    shutil.rmtree(second.folder)
+    assert second.make().is_dir(), "a system clears its temporary folders while a server runs"
     second.close()
     alive.close()
     assert sorted(tmp_path.iterdir()) == [foreign]

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,8 @@ from sapwood.serve.jobs import Jobs
 from sapwood.serve.worker import Order
 from sapwood.state import State
 
+from .conftest import TEACH, Serve
 from .samples import encoded, pixels, scene
-
-Serve = Callable[..., TestClient]
-TOKEN = "a-token-to-teach-with"
 
 
 @pytest.fixture(autouse=True)
@@ -122,8 +120,9 @@ def held(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     options: dict[str, Any] = {"teach_bytes": 200_000, "teach_pictures": 8, "upload_bytes": 150_000}
     app = create_app(ServeSettings(state, **options))
     with TestClient(app, base_url="http://127.0.0.1") as client:
-        app.state.jobs = Held(state, 1)
+        app.state.jobs, shelf = Held(state, 1), app.state.shelf.folder
         yield client, orders
+        app.state.shelf.folder = shelf  # tests have put it where they see what lies there
 
 
 PNG = encoded(pixels("cat", 0))
@@ -154,7 +153,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
         ({"name": "cat"}, [("image", ("a.jpg", bytes(160_000), "image/jpeg"))], 413, "a picture may be"),
         ({}, [("archive", ("a.zip", b"no zip", "application/zip"))], 422, "not a zip"),
         ({}, archive(("../ant/a.png", PNG)), 422, "leads out"),
-        ({}, archive(("a.png", PNG)), 422, "no class folders"),
+        ({}, archive(("a.png", PNG)), 422, "pack a folder for each class"),
         ({}, archive(("ant/a.png", SVG), ("bee/b.png", PNG)), 415, "ant/a.png"),
         ({}, archive(("ant/a.bmp", bytes(149_000))), 415, "not a picture"),
         ({}, archive(("ant/a.bmp", bytes(151_000))), 422, "unpacks to more"),
@@ -201,33 +200,57 @@ def test_what_is_taken(held: tuple[TestClient, list[Order]], uploads: Path) -> N
     assert found == ["test/ant/b.png", "train/ant/a.png"]
 
 
-def test_masks_come_in_archives(serve: Serve, drawing: Path, tmp_path: Path) -> None:
+def test_masks_come_in_archives(serve: Serve, drawing: Path, tmp_path: Path, uploads: Path) -> None:
     client = serve(Path(shutil.copytree(drawing, tmp_path / "drawing")), jobs=1)
     jobs: Jobs = client.app.state.jobs  # type: ignore[attr-defined]
     named = client.post("/v1/learn", data={"name": "cat"}, files=lesson("cat", 1))
     assert (named.status_code, "archive of images/" in named.json()["detail"]) == (422, True)
     classes = client.post("/v1/learn", files=archive(("ant/a.png", PNG)))
     assert (classes.status_code, "segmentation" in classes.json()["detail"]) == (422, True)
-    picture, mask = (encoded(content) for content in scene(0))
-    good = archive(
-        ("images/a.png", picture), ("masks/a.png", mask), ("classes.json", b'{"background":0,"ant":1,"bee":2}')
-    )
+    image, mask = scene(0)
+    image[:, 14:28], mask[:, 14:28] = pixels("cat", 0, (28, 14)), 3
+    files = [
+        (f"{part}/{index}.png", encoded(content))
+        for part, content in (("images", image), ("masks", mask))
+        for index in range(2)
+    ]
+    good = archive(*files, ("classes.json", b'{"background":0,"ant":1,"bee":2,"cat":3}'))
+    before = client.get("/v1/state").json()
     with jobs.quiet():
-        assert client.post("/v1/learn", files=good).status_code == 202
+        sent = client.post("/v1/learn", data={"epochs": "2"}, files=good)
+        assert sent.status_code == 202
         full = client.post("/v1/learn", files=good)
         assert (full.status_code, full.headers["retry-after"]) == (429, "10")
         (waiting,) = client.get("/v1/jobs").json()["jobs"]
-        assert (waiting["status"], waiting["teaches"]) == ("queued", "ant, bee")
+        assert (waiting["status"], waiting["teaches"]) == ("queued", "ant, bee, cat")
+    event, job = events(client, sent.headers["location"])[-1]
+    assert (event, job["error"]) == ("done", None)
+    after = client.get("/v1/state").json()
+    assert (before["classes"], after["classes"]) == (["background", "ant", "bee"], ["background", "ant", "bee", "cat"])
+    assert (after["version"], len(after["palette"])) == (job["version"], 4)
+    said = client.post("/v1/predict", files={"image": encoded(image)}).json()
+    assert said["version"] == job["version"]
+    assert said["predictions"][0]["classes"].keys() <= set(after["classes"])
+    assert not [path for path in uploads.rglob("*") if path.suffix == ".png" or path.name.isdecimal()]
+
+
+def test_a_state_that_somebody_else_is_teaching(serve: Serve, copied: Path) -> None:
+    client = serve(copied)
+    with State.open(copied).writer():
+        answer = client.post("/v1/undo")
+        assert (answer.status_code, answer.json()["title"]) == (409, "State is busy")
+        assert str(copied) not in answer.text
+    assert client.post("/v1/undo").status_code == 200
 
 
 def test_who_may_teach(serve: Serve, taught: Path) -> None:
-    guarded = serve(taught, teach_token=TOKEN)
+    guarded = serve(taught, teach_token=TEACH)
     paths = [("POST", "/v1/learn"), ("POST", "/v1/undo"), ("GET", "/v1/jobs"), ("GET", "/v1/jobs/0")]
     for method, path in paths:
         assert guarded.request(method, path).status_code == 401
         wrong = guarded.request(method, path, headers={"Authorization": "Bearer another-token-than-it"})
         assert wrong.status_code == 401
-    right = {"Authorization": f"Bearer {TOKEN}"}
+    right = {"Authorization": f"Bearer {TEACH}"}
     assert guarded.get("/v1/jobs/0", headers=right).status_code == 404
     foreign = guarded.post("/v1/undo", headers={**right, "Origin": "http://evil.example"})
     assert foreign.status_code == 403

@@ -64,6 +64,11 @@ class Experts(Adapter):
     several rounds had belongs to each of their experts. A segmentation's logits stay as they are: one picture holds
     classes of many rounds.
 
+    Departure where rounds bring the same classes (domains): the paper gives every expert a head of its own, which no
+    later round changes. Here a class has one row in the head, whatever the expert, since a head sees features and not
+    whose they are; each of the class's rounds goes on training that row, on its own expert's features, and a head of
+    statistics sums over all of them. So the experts are never overwritten, but the rows of shared classes are.
+
     Reconstructed: sites, rank and alpha; plain views for the centres; fewer centres than asked for where a round has
     fewer different pictures; the identification with the first expert.
     """

@@ -1,4 +1,7 @@
-"""Equal compute instead of equal epochs: how many epochs of a row a budget of multiply-accumulates pays for."""
+"""Equal compute instead of equal epochs: how many epochs of a row a budget of multiply-accumulates pays for.
+
+The passes over the pictures before and after the training steps are paid first.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from sapwood.assembly import merge_settings
 from sapwood.bench.plan import Plan, Row
@@ -26,7 +30,7 @@ _ROUNDING = 1e-9  # of sums of floats: a budget of exactly n epochs pays for n
 def chosen_epochs(plan: Plan, rows: Mapping[str, Row], progress: Progress) -> dict[str, int]:
     """Epochs of each row that trains: the most whose counted training stays within the plan's budget.
 
-    Each row's cost is found by a probe (``epoch_gmacs``).
+    Each row's cost is found by a ``probe``, which takes passes for somewhat dearer than they may be.
 
     Args:
         plan: with a budget.
@@ -42,30 +46,43 @@ def chosen_epochs(plan: Plan, rows: Mapping[str, Row], progress: Progress) -> di
     budget = plan.budget_gmacs
     assert budget is not None
     streams: dict[int, Stream] = {}
-    costs: dict[str, float] = {}
+    costs: dict[str, Compute] = {}
     progress.start("probing what an epoch costs", len(rows))
     for name, row in rows.items():
         stream = streams.setdefault(row.run.seed, plan.stream(row.run.seed))
         with TemporaryDirectory(prefix="sapwood-") as folder:
-            costs[name] = epoch_gmacs(stream, row.run, Path(folder))
+            costs[name] = probe(stream, row.run, Path(folder))
         progress.advance(1)
     progress.finish()
-    dearest = max(costs, key=lambda name: costs[name], default=None)
-    if dearest is not None and epochs_within(budget, costs[dearest]) < 1:
+    trained = {name: cost for name, cost in costs.items() if cost.epoch}
+    dearest = max(trained, key=lambda name: sum(trained[name]), default=None)
+    if dearest is not None and epochs_within(budget, trained[dearest]) < 1:
         raise ConfigError(
             f"--budget-gmacs {budget:g} does not pay for one epoch of row {dearest}; give at least "
-            f"{_rounded_up(costs[dearest])}, the smallest that works for all rows"
+            f"{_rounded_up(sum(trained[dearest]))}, the smallest that works for all rows"
         )
-    return {name: epochs_within(budget, cost) for name, cost in costs.items() if cost}
+    return {name: epochs_within(budget, cost) for name, cost in trained.items()}
 
 
-def epochs_within(budget: float, cost: float) -> int:
-    """Whole epochs of ``cost`` that a budget pays for.
+class Compute(NamedTuple):
+    """What a row takes, in GMACs.
 
-    >>> epochs_within(0.3, 0.1), epochs_within(0.29, 0.1)
+    Attributes:
+        passes: over the pictures before and after the training steps, whatever the number of epochs.
+        epoch: of all trainings; 0 where nothing is trained.
+    """
+
+    passes: float
+    epoch: float
+
+
+def epochs_within(budget: float, cost: Compute) -> int:
+    """Whole epochs that a budget pays for beside the passes.
+
+    >>> epochs_within(0.5, Compute(0.2, 0.1)), epochs_within(0.49, Compute(0.2, 0.1))
     (3, 2)
     """
-    return math.floor(budget / cost * (1 + _ROUNDING)) if cost else 1
+    return math.floor((budget * (1 + _ROUNDING) - cost.passes) / cost.epoch)
 
 
 def with_epochs(wanted: Run, epochs: int) -> Run:
@@ -73,12 +90,13 @@ def with_epochs(wanted: Run, epochs: int) -> Run:
     return _changed(wanted, epochs=epochs)
 
 
-def epoch_gmacs(stream: Stream, wanted: Run, folder: Path) -> float:
-    """GMACs that one epoch of all trainings of a row takes, as ``train_gmacs`` counts them.
+def probe(stream: Stream, wanted: Run, folder: Path) -> Compute:
+    """GMACs that a row takes, as ``train_gmacs`` counts them.
 
     A probe learns every round with one step's pictures (and one of each class), teacher and growth included, and counts
-    that step; an epoch has as many steps as the round's pictures make. Where a step's cost depends on what the
-    pictures look like (the bases of ``dual``, masks without some class), it is that of the probe's pictures.
+    that step and the passes; an epoch has as many steps as the round's pictures make, and a pass is taken to go over
+    all of them, so that one that looks at fewer costs less than this. Where a step's cost depends on what the pictures
+    look like (the bases of ``dual``, masks without some class), it is that of the probe's pictures.
 
     Args:
         stream: of the row's seed.
@@ -86,25 +104,27 @@ def epoch_gmacs(stream: Stream, wanted: Run, folder: Path) -> float:
         folder: an empty one, for the probe's states.
 
     Returns:
-        0 where nothing is trained.
+        Nothing of either where nothing is trained.
     """
     method = find_method(wanted.method, wanted.head, stream.kind)
     config = build(TrainingConfig, merge_settings(method, wanted.settings)["training"], "training")
-    probe = _changed(wanted, epochs=1, validation=0)
+    short = _changed(wanted, epochs=1, validation=0)
     learner = None
-    total = 0.0
+    passes = epoch = 0.0
     for index, (name, pictures) in enumerate(_trainings(stream, wanted, joint=method.all_data)):
         if learner is None or method.all_data:
-            learner = open_learner(folder / str(index), stream.kind, probe, None)
+            learner = open_learner(folder / str(index), stream.kind, short, None)
         labels = [picture.label or name for picture in pictures]
         count = len(validation_split(labels, config.validation, wanted.seed)[0])
         few = _some(pictures, labels, min(count, config.batch_size * config.accumulate))
         learner.learn(few, task=name)
-        step = learner.record["tasks"][-1]["train_gmacs"] / _steps(len(few), config)
+        task = learner.record["tasks"][-1]
+        step = (task["train_gmacs"] - task["pass_gmacs"]) / _steps(len(few), config)
         if not step and index == 0:
-            return 0.0  # nor will anything later
-        total += step * _steps(count, config)
-    return total
+            return Compute(0.0, 0.0)  # nor will anything later
+        passes += task["pass_gmacs"] * len(labels) / len(few)
+        epoch += step * _steps(count, config)
+    return Compute(passes, epoch)
 
 
 def _trainings(stream: Stream, wanted: Run, *, joint: bool) -> Iterator[tuple[str, Pictures]]:

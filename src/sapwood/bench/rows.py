@@ -122,6 +122,8 @@ def row_of(stream: Stream, wanted: Run, course: Course) -> dict[str, Any]:
         "state_bytes": state_bytes(record, course.learner.network.adapter.history),
         "gmacs": cost.gmacs,
         "train_gmacs": sum(task["train_gmacs"] for task in course.tasks),
+        # Rounds of a row that an earlier release began have not counted them.
+        "pass_gmacs": sum(task.get("pass_gmacs", 0.0) for task in course.tasks),
         "peak_memory": max(task["peak_memory"] for task in course.tasks),
         "train_seconds": sum(task["seconds"] for task in course.tasks),
         "milliseconds_per_image": 1000 * last["seconds_per_picture"],

@@ -48,7 +48,7 @@ def run(
         out: JSON file, written atomically at the end; if it is there, it is read instead of learning again.
         progress: listens to what happens.
         memory: features of frozen backbones, shared by several runs over the same pictures.
-        marks: more entries of the row.
+        marks: more entries of the row; ``timing_valid`` counts only for a row that was not cut short.
 
     Returns:
         The row: measures as fractions, costs, and everything that reproduces it.
@@ -63,25 +63,29 @@ def run(
         if row["run"] != json.loads(json.dumps(asdict(wanted))):
             raise ConfigError(f"{out} is the row of another run; remove it, or name another file")
         return row
-    _claim(work, {"run": asdict(wanted), "data": stream.sha256()})
+    resumed = not _claim(work, {"run": asdict(wanted), "data": stream.sha256()})
     method = find_method(wanted.method, wanted.head, stream.kind)
     progress = progress or Progress()
     learn = _jointly if method.all_data else _in_sequence
     course = learn(stream, wanted, work, progress, memory)
     found = outcomes(course.learner, stream.tests(len(stream.rounds) - 1), out, progress)
-    row = {**row_of(stream, wanted, course), **found, **(marks or {})}
+    row = {**row_of(stream, wanted, course), **found, **(marks or {}), "resumed": resumed}
+    # What was done between the last checkpoint and the stop is not in the seconds.
+    row["timing_valid"] = row.get("timing_valid", True) and not resumed
     _write(out, row)
     shutil.rmtree(work)
     return row
 
 
-def _claim(work: Path, wanted: dict[str, Any]) -> None:
-    """Make the work folder, or go on in it if it is of the same run and data; else it is begun anew."""
+def _claim(work: Path, wanted: dict[str, Any]) -> bool:
+    """Make the work folder, or go on in it if it is of the same run and data; whether it is begun, maybe anew."""
     file, wanted = work / "run.json", json.loads(json.dumps(wanted))
     if work.exists() and not (file.exists() and json.loads(file.read_text("utf-8")) == wanted):
         shutil.rmtree(work)
+    begun = not work.exists()
     work.mkdir(parents=True, exist_ok=True)
     _write(file, wanted)
+    return begun
 
 
 def open_learner(path: Path, kind: str, wanted: Run, memory: Memory | None) -> Learner:

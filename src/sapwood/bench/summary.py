@@ -35,14 +35,21 @@ MEASURES = (
     "state_bytes",
     "gmacs",
     "train_gmacs",
+    "pass_gmacs",
     "peak_memory",
     "train_seconds",
     "milliseconds_per_image",
     "netscore",
 )
-"""Numbers of a row that are averaged over seeds."""
+"""Numbers of a row that are averaged over seeds.
+
+``train_gmacs``: multiply-accumulates in units of 1e9 of matrix products and convolutions in all training steps, the
+teacher's among them, and in the passes over the training and validation pictures before and after them
+(``pass_gmacs``: features, statistics of layers, pseudo-labels, Fisher), each taken from one batch or picture. Solving
+or re-tuning a head, predictions of validation pictures, and tests do not count.
+"""
 TIMED = frozenset({"train_seconds", "milliseconds_per_image"})
-"""Those that mean nothing where rows ran side by side."""
+"""Those that mean nothing where rows ran side by side, or were stopped and gone on with."""
 JOINT = "joint"
 """The upper bound that gaps are measured to; without it, the first one of the same weights."""
 
@@ -81,7 +88,7 @@ class Line:
         reconstructed: something in it is our reading of a paper that leaves it open.
         upper_bound: it sees all pictures at once.
         control: the benchmark added it.
-        timing_valid: whether every row ran alone.
+        timing_valid: whether every row ran alone and in one go.
         values: by name in ``MEASURES``; None unless every seed has the number.
         course: the headline measure after each round, likewise.
         gap: to the upper bound; None for upper bounds, and where there is none of the same weights and seeds.

@@ -21,7 +21,7 @@ from sapwood.cli.options import (
     read_size,
 )
 from sapwood.cli.screen import listening, print_json, shown_size
-from sapwood.cli.showing import describe, summary
+from sapwood.cli.showing import summary
 from sapwood.cli.tracking import Track, check_tracker, track_round
 from sapwood.data.names import shown
 from sapwood.errors import ConfigError, RoundRefused
@@ -136,6 +136,8 @@ def learn(
             progress.note(f"runs for {track} lie in {track_round(track, learner.state)}")
     version = learner.state.version
     if as_json:
+        from sapwood.state.description import describe
+
         print_json(describe(version))
     else:
         print(f"{state} is now {version.id}\n{summary(version)}")

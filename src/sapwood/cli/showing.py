@@ -14,7 +14,6 @@ from sapwood.cli.options import AsJson, SkipBad, StateFolder
 from sapwood.cli.screen import duration, listening, percent, print_json, shown_size, size, table
 from sapwood.data.names import shown
 from sapwood.errors import ConfigError
-from sapwood.state.description import describe
 
 if TYPE_CHECKING:
     from sapwood.report import ReportData
@@ -35,6 +34,8 @@ def show(
     opened = State.open(state)
     listed = list_versions(opened) if versions else []
     if as_json:
+        from sapwood.state.description import describe
+
         print_json(describe(opened.version) | ({"versions": listed} if versions else {}))
         return
     print(f"{state}, version {opened.version.id}\n{summary(opened.version)}")
@@ -120,6 +121,8 @@ def list_versions(opened: State) -> list[dict[str, Any]]:
 
 def summary(version: Version) -> str:
     """The same for people."""
+    from sapwood.state.description import describe
+
     facts = describe(version)
     head = f"{facts['method']} on {facts['backbone']} at {shown_size(facts['image_size'])} px"
     if not facts["tasks"]:

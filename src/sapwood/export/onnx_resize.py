@@ -14,8 +14,8 @@ class Preprocess(nn.Module):
     Pillow resizes by two weighted sums, first across and then down, and rounds to whole levels after each. Both sums
     are products with a matrix whose entries follow from the picture's size alone. Pillow's weights are fixed-point
     numbers of 22 bits, these are float32: a value that lies on the edge of two levels may fall to the other. From 13.0
-    on Pillow takes pictures that are about twice as tall as wide, or taller, down first and then across; of these a
-    quarter of the values differ, by a level or two where edges are sharp.
+    on Pillow takes pictures that are about twice as tall as wide, or taller, down first and then across; of
+    these, in pure noise, a quarter of the values differ, by up to ten levels.
 
     Args:
         size: (h, w) of the view in pixels.

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +82,7 @@ def _stock(plain: Plain) -> Backbone:
     info, size = plain.backbone.info, plain.image_size
     if not isinstance(getattr(plain.backbone, "model", None), nn.Module):
         raise ConfigError(f"--to peft: {info.name} is no model of transformers or timm; take --to onnx")
-    base = open_recorded(plain.record["backbone"], None, plain.root)
+    base = open_recorded(asdict(info), None, plain.root)
     if info.fixed_size and height_width(base.info.image_size) != size:
         raise ConfigError(
             f"--to peft: {info.name} was brought from {base.info.image_size} to {size[0]} px, which changed its tables "

@@ -77,6 +77,25 @@ def compose(A: Tensor, B: Tensor, scale: float) -> Tensor:
     return scale * (B.flatten(1) @ A.flatten(1)).unflatten(1, A.shape[1:])
 
 
+def widened(A: Tensor, B: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
+    """A pair whose product is the same, at an inner width that is a multiple: zero rows of A, zero columns of B.
+
+    Args:
+        A: [r, in].
+        B: [out, r].
+        multiple: >= 1.
+
+    Returns:
+        (A [r', in], B [out, r']); gradients reach the r that were given.
+
+    >>> A, B = widened(torch.ones(3, 5), torch.ones(7, 3), 4)
+    >>> A.shape, B.shape, A[3].any().item()
+    (torch.Size([4, 5]), torch.Size([7, 4]), False)
+    """
+    missing = -len(A) % multiple
+    return (F.pad(A, (0, 0, 0, missing)), F.pad(B, (0, missing))) if missing else (A, B)
+
+
 def project_out(x: Tensor, basis: Tensor) -> Tensor:
     """x without its part in the span of a basis: x - (x U) U^T.
 

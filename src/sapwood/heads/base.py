@@ -267,8 +267,11 @@ class PooledHead(Head):
         """
 
     def calibrate_temperature(self, logits: Tensor, targets: Tensor) -> None:
-        """Choose the temperature by negative log likelihood on held-out pictures; none leave it as it is."""
-        found = fit_temperature(logits, targets)
+        """Choose the temperature by negative log likelihood on held-out pictures; none leave it as it is.
+
+        Nor do those of one class change it: what makes that class likely on its own pictures says nothing of others.
+        """
+        found = fit_temperature(logits, targets) if len(torch.unique(targets)) > 1 else None
         if found is not None:
             self.temperature, self.calibrated = found, True
 

@@ -16,6 +16,7 @@ from sapwood.serve.pictures import Gate
 from sapwood.serve.security import Guard
 from sapwood.serve.serving import Answer, Question, Serving
 from sapwood.serve.settings import ServeSettings
+from sapwood.serve.shelf import Shelf
 from sapwood.serve.telemetry import Frame, Metrics
 
 _DECODERS = 4
@@ -24,8 +25,8 @@ _DECODERS = 4
 def create_app(settings: ServeSettings) -> FastAPI:
     """An ASGI application that serves a state.
 
-    Its ``state`` holds ``settings``, ``serving``, ``metrics``, ``batcher``, ``gate`` and ``decoders``. What a router
-    needs to start and stop stands in its ``lifespan``, inside this one's.
+    Its ``state`` holds ``settings``, ``serving``, ``metrics``, ``batcher``, ``gate``, ``decoders`` and ``shelf``. What
+    a router needs to start and stop stands in its ``lifespan``, inside this one's.
 
     Args:
         settings: where the state lies, who may ask and teach, and the limits.
@@ -61,6 +62,7 @@ async def _running(app: FastAPI) -> AsyncIterator[None]:
         serving.answer, batch=settings.batch, window=settings.window, most=settings.queue, metrics=app.state.metrics
     )
     app.state.batcher = batcher
+    app.state.shelf = await asyncio.to_thread(Shelf)
     app.state.decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
     batcher.start()
     following = asyncio.create_task(serving.follow())
@@ -72,3 +74,4 @@ async def _running(app: FastAPI) -> AsyncIterator[None]:
             await following
         await batcher.stop()
         app.state.decoders.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(app.state.shelf.close)

@@ -8,7 +8,6 @@ import binascii
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from sapwood.data.palette import palette
-from sapwood.serve.pictures import Gate, checked_pixels
+from sapwood.serve.pictures import Gate, Room, checked_pixels
 from sapwood.serve.problems import Problem
 from sapwood.serve.security import require_ask
 from sapwood.serve.serving import Answer, Question, Serving, masked
@@ -27,6 +26,7 @@ from sapwood.state.description import describe
 
 _TOP = 5
 _MOST_TOP = 1000
+_HINT = "; of a data URL, send what follows the comma"
 router = APIRouter(tags=["ask"])
 
 _BODY = {
@@ -66,6 +66,7 @@ async def predict(request: Request, top: Annotated[int, Query(ge=1, le=_MOST_TOP
     app = request.app.state
     settings: ServeSettings = app.settings
     serving: Serving = app.serving
+    serving.check_ready()  # before the upload
     gate: Gate = app.gate
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
         named, top = await _from_json(request, settings, top)
@@ -104,8 +105,7 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request) -> dict[str, str]:
     """Ready for predictions; 503 until then."""
     serving: Serving = request.app.state.serving
-    if not serving.ready:
-        raise Problem(503, "Not ready", "the network is being loaded", headers={"Retry-After": "1"})
+    serving.check_ready()
     return {"status": "ready", "version": serving.current().version}
 
 
@@ -121,6 +121,7 @@ async def metrics(request: Request) -> Response:
 async def _from_form(request: Request, settings: ServeSettings) -> list[tuple[str, bytes]]:
     upload = await read_upload(
         request,
+        request.app.state.shelf,
         most_bytes=settings.upload_bytes,
         most_files=settings.pictures,
         files=["image"],
@@ -129,9 +130,7 @@ async def _from_form(request: Request, settings: ServeSettings) -> list[tuple[st
     try:
         if not upload.parts:
             raise Problem(400, "No picture", "the form holds no part named 'image'")
-        paths = [part.path for part in upload.parts]
-        contents = await asyncio.to_thread(lambda: [Path(path).read_bytes() for path in paths])
-        return [(part.name, content) for part, content in zip(upload.parts, contents, strict=True)]
+        return await asyncio.to_thread(lambda: [(part.name, part.path.read_bytes()) for part in upload.parts])
     finally:
         await asyncio.to_thread(upload.remove)
 
@@ -157,9 +156,11 @@ def _parsed(body: bytes, most: int, top: int) -> tuple[list[tuple[str, bytes]], 
     named = []
     for number, image in enumerate(images):
         try:
-            named.append((f"picture {number}", base64.b64decode(image, validate=True)))
+            packed = "".join(image.split())  # many tools break the lines
+            named.append((f"picture {number}", base64.b64decode(packed, validate=True)))
         except (binascii.Error, ValueError) as error:
-            raise Problem(400, "Not base64", f"picture {number} is not base64") from error
+            hint = _HINT if image.startswith("data:") else ""
+            raise Problem(400, "Not base64", f"picture {number} is not base64{hint}") from error
     return named, wanted
 
 
@@ -168,7 +169,7 @@ async def _decoded(
     contents: Sequence[bytes],
     serving: Serving,
     settings: ServeSettings,
-    room: Any,
+    room: Room,
 ) -> list[np.ndarray]:
     loop, snapshot = asyncio.get_running_loop(), serving.current()
     info = snapshot.learner.record

@@ -90,7 +90,9 @@ class Batcher(Generic[Question, Answer]):
             return await asyncio.wait_for(waiting.answer, seconds)
         except TimeoutError:
             raise Problem(
-                503, "Took too long", f"no answer within {seconds:g} s; try again", headers={"Retry-After": "5"}
+                503,
+                "Took too long",
+                f"no answer within {seconds:g} s; send fewer pictures, or try again later",
             ) from None
         finally:
             with suppress(ValueError):  # it was taken out to be answered

@@ -19,6 +19,7 @@ from typing import Any
 from sapwood.data.names import shown
 from sapwood.errors import SapwoodError, StateError
 from sapwood.serve.process import GRACE, died, insist, started
+from sapwood.serve.wording import restart_helps, worded
 from sapwood.serve.worker import UNFORESEEN, Order
 from sapwood.state import State, Version
 
@@ -28,7 +29,6 @@ REMEMBERED = 200
 """Jobs that are over and may still be asked for."""
 NOTES = 50
 """Lines of a job that are remembered."""
-_OTHER_WORDS = {"give --restart": "send restart=true", "with --task": "for the round", "--restart": "restart=true"}
 
 
 class QueueFull(SapwoodError):
@@ -41,7 +41,10 @@ class Busy(SapwoodError):
 
 @dataclass
 class Job:
-    """A round that somebody asked for; ``as_json`` is what a client sees."""
+    """A round that somebody asked for; ``as_json`` is what a client sees.
+
+    ``restart_helps``: it failed because another round is half learned; sent again with ``restart``, it would be begun.
+    """
 
     id: str
     order: Order
@@ -50,6 +53,7 @@ class Job:
     status: str = "queued"
     version: str | None = None
     error: str | None = None
+    restart_helps: bool = False
     started: str | None = None
     ended: str | None = None
     progress: dict[str, Any] = field(default_factory=lambda: {"what": None, "done": 0, "total": 0, "notes": []})
@@ -62,7 +66,7 @@ class Job:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; ``progress`` is that of the present piece of work."""
-        names = ("status", "teaches", "version", "error", "submitted", "started", "ended")
+        names = ("status", "teaches", "version", "error", "restart_helps", "submitted", "started", "ended")
         progress = {**self.progress, "notes": list(self.progress["notes"])}
         return {"job": self.id, **{name: getattr(self, name) for name in names}, "progress": progress}
 
@@ -256,18 +260,13 @@ class Jobs:
         with suppress(StateError):
             self._left = state.training.plan()
         if said and not said.get("stopped"):
-            error = self._worded(said["error"])
+            helps, error = restart_helps(said["error"]), worded(said["error"], self._state)
         else:
+            helps = False
             how = "was stopped" if said or self._closed else f"ended unexpectedly ({died(code)})"
             again = "goes on from its last checkpoint" if self._left is not None else "begins anew"
             error = f"the learning process {how}; the state is as it was. Teaching the same again {again}"
-        self._end(job, "failed", error=shown(error))
-
-    def _worded(self, error: str) -> str:
-        """An error for who has a form and no command line, and need not know where the state lies."""
-        for words, others in ((str(self._state), "the state"), *_OTHER_WORDS.items()):
-            error = error.replace(words, others)
-        return error
+        self._end(job, "failed", error=shown(error), restart_helps=helps)
 
     def _end(self, job: Job, status: str, **facts: Any) -> None:
         with self._changed:

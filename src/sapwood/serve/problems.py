@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from sapwood.errors import SapwoodError, StateBusy, UsageError
+from sapwood.serve.wording import worded
 
 
 class Problem(Exception):
@@ -61,7 +62,10 @@ def problem_of(error: Exception) -> Problem:
 
 
 async def _on_problem(request: Request, error: Exception) -> JSONResponse:
-    return problem_of(error).response()
+    problem = problem_of(error)
+    if isinstance(error, SapwoodError):
+        problem.detail = worded(problem.detail, request.app.state.settings.state)
+    return problem.response()
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:

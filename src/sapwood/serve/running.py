@@ -6,14 +6,18 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sapwood.errors import ConfigError
+from sapwood.serve.problems import Problem
+from sapwood.serve.security import HEADERS
 from sapwood.serve.settings import ServeSettings
-from sapwood.serve.telemetry import log_config, note
+from sapwood.serve.telemetry import CROWDED, log_config, note
 
 _PATIENCE = 10.0
 """Seconds that a new connection has for the head of its first request."""
@@ -28,13 +32,31 @@ _HEAD = 16 * 1024
 """Bytes of a request's head."""
 
 
-class _Patient(H11Protocol):
-    """Hangs up on who connects and asks nothing, so that silent connections cannot keep others out."""
+class _Protocol(H11Protocol):
+    """Says in the form of all other problems what uvicorn would say in plain text.
+
+    It also hangs up on who connects and asks nothing, so that silent connections cannot keep others out.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._most, self.limit_concurrency = self.limit_concurrency, None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
         super().connection_made(transport)
+        self.app_state = {**self.app_state, CROWDED: self._most is not None and len(self.connections) > self._most}
         self.loop.call_later(_PATIENCE, self._silent)
+
+    def send_400_response(self, msg: str) -> None:
+        """What comes is not HTTP."""
+        answer = Problem(400, "Not HTTP", "what came cannot be read as a request; its head may be too long").response()
+        headers = [*answer.raw_headers, *((name.encode(), value.encode()) for name, value in HEADERS.items())]
+        start = h11.Response(status_code=400, headers=[*headers, (b"connection", b"close")], reason=b"Bad Request")
+        with suppress(h11.LocalProtocolError):  # half of another answer is out already
+            for event in (start, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _silent(self) -> None:
         if self.scope is None and not self.transport.is_closing():
@@ -67,7 +89,7 @@ def serve(settings: ServeSettings, started: Callable[[str], None] = lambda url: 
 def _config(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_Patient,
+        http=_Protocol,
         ws="none",
         lifespan="on",
         log_config=log_config(),

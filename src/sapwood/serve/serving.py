@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sapwood.data.names import shown
 from sapwood.data.palette import palette
 from sapwood.data.pictures import Picture, Pictures
 from sapwood.errors import SapwoodError
@@ -89,6 +90,7 @@ class Serving:
         self.settings, self.metrics = settings, metrics
         self._opening = threading.Lock()
         self._loaded = False
+        self._fault = ""
         self._snapshot = self._open()
         self._told(self._snapshot)
 
@@ -96,10 +98,18 @@ class Serving:
         """The version that answers now."""
         return self._snapshot
 
-    @property
-    def ready(self) -> bool:
-        """Whether the network is in memory."""
-        return self._loaded
+    def check_ready(self) -> None:
+        """Nothing, once the network is in memory.
+
+        Raises:
+            Problem: 503, it is being loaded, or cannot be; ``loading`` says so to programs.
+        """
+        if self._loaded:
+            return
+        detail, again = "the network is being loaded; try again in a moment", "1"
+        if self._fault:
+            detail, again = f"the network cannot be loaded ({shown(self._fault)}); the server tries on", "10"
+        raise Problem(503, "Not ready", detail, headers={"Retry-After": again}, extra={"loading": not self._fault})
 
     def load(self) -> Snapshot:
         """The version that answers, with its network in memory; in a thread that may wait."""
@@ -126,15 +136,15 @@ class Serving:
 
     async def follow(self) -> None:
         """Keep up with the state for good; what goes wrong is logged, and the version before goes on answering."""
-        failed = ""
         while True:
             try:
                 await asyncio.to_thread(self.refresh)
-                failed = ""
-            except (SapwoodError, OSError) as error:
-                if str(error) != failed:
-                    failed = str(error)
-                    note("the state cannot be read", error=failed)
+                self._fault = ""
+            except Exception as error:  # of whatever kind: no later version would be taken up if this ended
+                told = str(error) if isinstance(error, SapwoodError | OSError) else f"{type(error).__name__}: {error}"
+                if told != self._fault:
+                    self._fault = told
+                    note("the state cannot be read", error=told)
             await asyncio.sleep(_EVERY)
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""Where accepted uploads lie until they are learned, and how what a killed server left behind goes away."""
+"""Where uploads lie until they are answered or learned, and how what a killed server left behind goes away."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_PREFIX = "sapwood-lessons-"
+_PREFIX = "sapwood-uploads-"
 _LOCK = "lock"
 
 
@@ -25,6 +25,7 @@ class Shelf:
 
     def make(self) -> Path:
         """A new folder on the shelf."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)  # systems clear their temporary folders now and then
         return Path(tempfile.mkdtemp(dir=self.folder))
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from sapwood.data.files import PICTURE_SUFFIXES
 from sapwood.data.names import class_name, shown
+from sapwood.data.sources import LAYOUT
 from sapwood.errors import DataError
 from sapwood.kinds import KINDS, kind_of
 from sapwood.learner import Learner
@@ -25,6 +26,7 @@ from sapwood.serve.jobs import Busy, Jobs, QueueFull
 from sapwood.serve.pictures import check_picture
 from sapwood.serve.problems import Problem
 from sapwood.serve.security import require_teach
+from sapwood.serve.serving import Serving
 from sapwood.serve.settings import ServeSettings
 from sapwood.serve.shelf import Shelf
 from sapwood.serve.uploads import Part, Upload, read_upload
@@ -41,14 +43,11 @@ _RETRY = {"Retry-After": "10"}
 @asynccontextmanager
 async def _running(app: FastAPI) -> AsyncIterator[None]:
     settings: ServeSettings = app.state.settings
-    shelf = await asyncio.to_thread(Shelf)
-    app.state.shelf = shelf
     app.state.jobs = Jobs(settings.state, settings.jobs, app.state.serving.refresh)
     try:
         yield
     finally:
         await asyncio.to_thread(app.state.jobs.close)
-        await asyncio.to_thread(shelf.close)
 
 
 router = APIRouter(tags=["teach"], lifespan=_running)
@@ -85,6 +84,7 @@ async def learn(request: Request) -> JSONResponse:
         raise _full()
     upload = await read_upload(
         request,
+        app.shelf,
         most_bytes=settings.teach_bytes,
         most_files=settings.teach_pictures,
         files=_FILES,
@@ -218,7 +218,9 @@ def _unpacked(archive: Path, folder: Path, kind: str, settings: ServeSettings) -
             raise DataError(f"this state learns {kind}, but the archive is for {found}")
         classes = KINDS[kind].read(str(folder)).classes
     except DataError as error:
-        words = str(error).replace(f"{folder}/", "").replace(str(folder), "the archive")
+        words = str(error).replace(LAYOUT, "pack a folder for each class, named like it").replace("FOLDER/", "")
+        for there, said in ((f"{folder}/", ""), (f"{folder}: ", "the archive "), (str(folder), "the archive")):
+            words = words.replace(there, said)
         raise Problem(422, "Archive refused", words) from error
     for label in classes:
         _name(label, "class")
@@ -247,7 +249,7 @@ def _training(fields: dict[str, str]) -> dict[str, Any]:
     return {"epochs": int(text)}
 
 
-def _undo(settings: ServeSettings, jobs: Jobs, serving: Any) -> dict[str, str]:
+def _undo(settings: ServeSettings, jobs: Jobs, serving: Serving) -> dict[str, str]:
     notes: list[str] = []
 
     class Notes(Progress):

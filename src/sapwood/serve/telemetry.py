@@ -19,6 +19,8 @@ from sapwood.serve.problems import Problem, problem_of
 from sapwood.serve.security import HEADERS
 
 VERSION, REQUEST = "X-Sapwood-Version", "X-Request-Id"
+CROWDED = "crowded"
+"""In a request's state: it came over one connection too many."""
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _log = logging.getLogger("sapwood.serve")
@@ -125,6 +127,8 @@ class Frame:
         facts: dict[str, Any] = scope.setdefault("state", {})
         facts["request_id"] = identifier
         status, started = 0, time.perf_counter()
+        if scope["method"] == "HEAD":  # whoever may GET may ask for the head alone; no body is sent to it
+            scope = {**scope, "method": "GET"}
         unread = _has_body(Headers(scope=scope))
 
         async def counted() -> Message:
@@ -145,9 +149,12 @@ class Frame:
         self.open += 1
         self.metrics.open.inc()
         try:
-            if self.open > self.most:
+            if self.open > self.most or facts.get(CROWDED):
                 busy = Problem(
-                    503, "Too many requests at a time", "try again in a moment", headers={"Retry-After": "1"}
+                    503,
+                    "Too many requests at a time",
+                    "as many requests are being answered as may be; try again in a moment",
+                    headers={"Retry-After": "1", "Connection": "close"},
                 )
                 await busy.response()(scope, receive, framed)
             else:

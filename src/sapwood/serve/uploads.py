@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,10 +17,14 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from sapwood.serve.problems import Problem
+from sapwood.serve.shelf import Shelf
 
 _MOST_FIELD = 64 * 1024
 _MOST_FIELDS = 100
+"""Parts of a form that are no files."""
 _MOST_NAME = 4096
+_LEAST_RATE = 1024
+"""Bytes a second of a body, after a while: who dribbles may not keep others out for hours."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Upload:
     """What came with a request. Whoever takes it calls ``remove`` in the end.
 
     Attributes:
-        folder: a temporary one, of this upload alone.
+        folder: on the shelf, of this upload alone.
         parts: the files.
         fields: the other fields of the form; of one that came twice the last.
     """
@@ -78,16 +82,16 @@ async def pieces(request: Request, most_bytes: int, seconds: float) -> AsyncIter
     Args:
         request: whose body was not read yet.
         most_bytes: of the whole body.
-        seconds: that one piece may take to come.
+        seconds: that one piece may take to come, and that all may take that is slower than 1 KiB/s.
 
     Raises:
-        Problem: 413 as soon as it is known that there is more; 408 when nothing comes.
+        Problem: 413 as soon as it is known that there is more; 408 when nothing comes, or next to nothing.
         ClientDisconnect: the client has gone.
     """
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > most_bytes:
         raise _too_large(most_bytes)
-    seen, stream = 0, request.stream()
+    seen, stream, started = 0, request.stream(), time.monotonic()
     while True:
         try:
             piece = await asyncio.wait_for(anext(stream), seconds)
@@ -98,7 +102,13 @@ async def pieces(request: Request, most_bytes: int, seconds: float) -> AsyncIter
         seen += len(piece)
         if seen > most_bytes:
             raise _too_large(most_bytes)
+        if time.monotonic() - started > seconds + seen / _LEAST_RATE:
+            raise Problem(408, "Upload too slow", f"{seen:,} bytes came so far; send it over a faster connection")
         yield piece
+
+
+def _no_room(error: OSError) -> Problem:
+    return Problem(507, "No room", f"the upload cannot be stored ({error.strerror}); try again later")
 
 
 def _too_large(most_bytes: int) -> Problem:
@@ -107,6 +117,7 @@ def _too_large(most_bytes: int) -> Problem:
 
 async def read_upload(
     request: Request,
+    shelf: Shelf,
     *,
     most_bytes: int,
     most_files: int,
@@ -114,10 +125,11 @@ async def read_upload(
     fields: Collection[str] = (),
     seconds: float = 30.0,
 ) -> Upload:
-    """Stream a ``multipart/form-data`` body into a temporary folder.
+    """Stream a ``multipart/form-data`` body into a folder of its own.
 
     Args:
         request: whose body was not read yet.
+        shelf: where the folder is made.
         most_bytes: of the whole body.
         most_files: of all fields together.
         files: names of fields that are files.
@@ -125,13 +137,17 @@ async def read_upload(
         seconds: that one piece may take to come.
 
     Raises:
-        Problem: 400 not a form, cut short, or an unknown field; 408; 413 too many bytes or files. Nothing is left.
+        Problem: 400 not a form, cut short, or an unknown field; 408; 413 too many bytes, files or parts; 415; 507.
+            Nothing is left.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise Problem(415, "Not a form", "send multipart/form-data, a picture in a part of its own")
-    upload = Upload(Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="sapwood-upload-")))
+    try:
+        upload = Upload(await asyncio.to_thread(shelf.make))
+    except OSError as error:
+        raise _no_room(error) from error
     reader = _Reader(upload, most_files, frozenset(files), frozenset(fields))
     try:
         await _fill(request, boundary, reader, most_bytes, seconds)
@@ -153,7 +169,7 @@ async def _fill(request: Request, boundary: bytes, reader: _Reader, most_bytes: 
     except FormParserError as error:
         raise Problem(400, "Not a form", f"the body is not multipart/form-data ({error})") from error
     except OSError as error:
-        raise Problem(507, "No room", f"the upload cannot be stored ({error.strerror}); try again later") from error
+        raise _no_room(error) from error
     if not reader.ended:
         raise Problem(400, "Upload cut short", "the form ends before its last boundary; send it again")
 
@@ -164,6 +180,7 @@ class _Reader:
     def __init__(self, upload: Upload, most_files: int, files: frozenset[str], fields: frozenset[str]) -> None:
         self.upload, self.most_files, self.files, self.fields = upload, most_files, files, fields
         self.ended = False
+        self._parts = 0
         self._header, self._value = b"", b""
         self._disposition = b""
         self._name, self._filename = "", ""
@@ -189,6 +206,9 @@ class _Reader:
 
     def on_part_begin(self) -> None:
         """A part starts."""
+        self._parts += 1
+        if self._parts > self.most_files + _MOST_FIELDS:  # each costs time, however small it is
+            raise Problem(413, "Too many parts", "the form has far more parts than it may have files")
         self._disposition, self._size = b"", 0
         self._text.clear()
 
@@ -217,7 +237,7 @@ class _Reader:
                     413, "Too many files", f"a request may hold {self.most_files} at most; send fewer at a time"
                 )
             self._file = (self.upload.folder / f"{len(self.upload.parts):06d}").open("wb")
-        elif self._name not in self.fields or len(self.upload.fields) > _MOST_FIELDS:
+        elif self._name not in self.fields:
             known = ", ".join(sorted(self.files | self.fields))
             raise Problem(400, "Unknown field", f"a part is named {self._name[:100]!r}; known are: {known}")
 

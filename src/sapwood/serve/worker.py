@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from sapwood.errors import ConfigError, Interrupted, SapwoodError
 from sapwood.progress import Progress
+from sapwood.serve.wording import restart_helps
 
 if TYPE_CHECKING:
     from sapwood.learner import Learner
@@ -120,10 +121,10 @@ def learn(order: Order, progress: Progress) -> Learner:
     learner = Learner.open(order.state, device=order.device)
     try:
         return learner.learn(data, restart=order.restart, **options)
-    except ConfigError:
-        begun = learner.state.training.plan() if order.replace and not order.restart else None
-        if begun is None:
+    except ConfigError as error:
+        if not (order.replace and restart_helps(str(error))):
             raise
+        begun = learner.state.training.plan() or {}
         learned = learner.learn(data, restart=True, **options)
         progress.note(f"round {begun.get('task')!r}, which was half learned, has been dropped")
         return learned

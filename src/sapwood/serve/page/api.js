@@ -2,13 +2,14 @@
 
 const STORE = { ask: "sapwood-ask-token", teach: "sapwood-teach-token" };
 const WAITS = 6; // times that a busy server is asked again
+const PATIENCE = 600; // times that one is asked again that is still loading its network
 
 /** What the server refused, in its own words. */
 export class Problem extends Error {
-  constructor(status, title, detail) {
-    super(detail || title);
+  constructor(status, said) {
+    super(said.detail || said.title);
     this.status = status;
-    this.title = title;
+    this.loading = said.loading === true;
   }
 }
 
@@ -26,8 +27,12 @@ function token(role) {
 
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-/** The answer to a request; `role` says which token it needs. Throws `Problem`. */
-export async function request(path, { role = "ask", accept = "application/json", ...options } = {}) {
+/**
+ * The answer to a request. Throws `Problem`.
+ *
+ * `role` says which token it needs; `waiting(words)` hears why it is asked again later.
+ */
+export async function request(path, { role = "ask", accept = "application/json", waiting = () => {}, ...options } = {}) {
   for (let attempt = 1; ; attempt++) {
     const headers = { Accept: accept, ...options.headers };
     const held = token(role);
@@ -37,23 +42,22 @@ export async function request(path, { role = "ask", accept = "application/json",
       answer = await fetch(path, { ...options, headers, cache: "no-store", redirect: "error" });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Problem(0, "No answer", "The server does not answer. Is it still running? Try again in a moment.");
+      throw new Problem(0, { detail: "The server does not answer. Is it still running? Try again in a moment." });
     }
     const version = answer.headers.get("X-Sapwood-Version");
     if (version) listeners.version(version);
     if (answer.ok) return answer;
-    if ((answer.status === 401 || answer.status === 403) && attempt <= WAITS && (await needsToken(answer))) {
+    const refused = await problem(answer);
+    const later = Number(answer.headers.get("Retry-After"));
+    if (answer.status === 401 && attempt <= WAITS) {
       if (await listeners.token(role, Boolean(held))) continue;
-    } else if (answer.status === 429 && attempt <= WAITS) {
-      await pause(1000 * Math.min(10, Number(answer.headers.get("Retry-After")) || attempt));
+    } else if (later && (answer.status === 429 || answer.status === 503) && attempt <= (refused.loading ? PATIENCE : WAITS)) {
+      waiting(refused.loading ? "Its network is still being loaded …" : refused.message);
+      await pause(1000 * Math.min(10, later));
       continue;
     }
-    throw await problem(answer);
+    throw refused;
   }
-}
-
-async function needsToken(answer) {
-  return answer.status === 401 || answer.headers.has("WWW-Authenticate");
 }
 
 async function problem(answer) {
@@ -64,7 +68,7 @@ async function problem(answer) {
     // not in the server's own form: a proxy in between, for instance
   }
   const title = said.title || answer.statusText || `Status ${answer.status}`;
-  return new Problem(answer.status, title, said.detail || title);
+  return new Problem(answer.status, { ...said, title });
 }
 
 export const get = async (path, options) => (await request(path, options)).json();

@@ -12,6 +12,7 @@ const PARTS = ["ask", "teach", "history"];
 const TITLES = { ask: "Ask", teach: "Teach", history: "History" };
 let state = null;
 let name = "sapwood";
+let last = "ask";
 let loading = null;
 let asked = null; // the token that the reader is being asked for
 
@@ -56,10 +57,11 @@ async function changed(version) {
   }
 }
 
+/** What the address names; one that names no part, as that of the link past the navigation, leaves the last. */
 function part() {
-  const name = location.hash.slice(1);
-  const there = PARTS.includes(name) && !(name === "teach" && state?.read_only);
-  return there ? name : "ask";
+  const name = location.hash.slice(1) || "ask";
+  if (PARTS.includes(name)) last = name;
+  return last === "teach" && state?.read_only ? "ask" : last;
 }
 
 function title() {
@@ -120,6 +122,7 @@ find("key").addEventListener("click", async () => {
 });
 window.addEventListener("hashchange", () => {
   turn();
+  if (location.hash === "#main") return; // the browser has done it
   find("main").focus({ preventScroll: true });
   window.scrollTo(0, 0);
 });

@@ -2,6 +2,7 @@
 
 import { Problem, post } from "./api.js";
 import { aside, bar, find, make, show } from "./dom.js";
+import { fitting, tooLarge } from "./limits.js";
 import { maskAnswer } from "./masks.js";
 import { onPaste, picker, thumbnail } from "./picker.js";
 import { count, percent, size } from "./words.js";
@@ -57,11 +58,12 @@ function clear() {
 function ask(files) {
   const list = find("answers");
   if (!busy && !waiting.length) tally = { asked: 0, answered: 0, failed: 0 };
-  const entries = files.map((file) => ({ file, card: card(file) }));
+  const entries = files.map((file) => ({ file, card: card(file), fault: tooLarge(file, facts.limits) }));
   list.prepend(...entries.map((entry) => entry.card));
   show(find("ask-bar"));
   tally.asked += entries.length;
-  waiting.push(...entries);
+  for (const entry of entries.filter(({ fault }) => fault)) refuse(entry, entry.fault);
+  waiting.push(...entries.filter(({ fault }) => !fault));
   tell();
   if (!busy) work();
 }
@@ -70,7 +72,7 @@ async function work() {
   busy = true;
   try {
     while (waiting.length) {
-      const some = waiting.splice(0, facts.kind === "segmentation" ? 1 : TOGETHER);
+      const some = waiting.splice(0, fitting(waiting, facts.limits, facts.kind === "segmentation" ? 1 : TOGETHER));
       await answer(some);
       tell();
     }
@@ -84,7 +86,7 @@ async function answer(entries) {
   try {
     const form = new FormData();
     for (const { file } of entries) form.append("image", file, file.name || "picture");
-    const said = await post("/v1/predict?top=5", form);
+    const said = await post("/v1/predict?top=5", form, { waiting: tell });
     for (const [index, entry] of entries.entries()) {
       if (entry.card.isConnected) await fill(entry, said.predictions[index], said);
       tally.answered += 1;
@@ -94,15 +96,15 @@ async function answer(entries) {
       for (const entry of entries) await answer([entry]); // one of them is at fault: the others get their answers
       return;
     }
-    for (const { card: place } of entries) refuse(place, error);
-    tally.failed += entries.length;
+    for (const entry of entries) refuse(entry, error.message);
   }
 }
 
-function tell() {
+/** How far it is; `instead` is said while there is nothing to look at. */
+function tell(instead = null) {
   const { asked, answered, failed } = tally;
   const left = asked - answered - failed;
-  const words = left > 0 ? `Looking at ${count(left, "picture")} …` : `${count(answered, "picture")} answered`;
+  const words = left > 0 ? (instead ?? `Looking at ${count(left, "picture")} …`) : `${count(answered, "picture")} answered`;
   find("ask-status").textContent = failed ? `${words}, ${failed} refused` : words;
 }
 
@@ -155,8 +157,9 @@ function named(prediction, calibrated) {
   );
 }
 
-function refuse(place, error) {
+function refuse({ card: place }, words) {
   place.removeAttribute("aria-busy");
   place.classList.add("refused");
-  place.querySelector(".waiting").replaceWith(make("p", { className: "error" }, error.message));
+  place.querySelector(".waiting").replaceWith(make("p", { className: "error" }, words));
+  tally.failed += 1;
 }

@@ -4,6 +4,7 @@ import { Problem, follow, get } from "./api.js";
 import { bar, find, make } from "./dom.js";
 import { duration } from "./words.js";
 
+const LEFT = "A lesson before this one was left half learned. Whoever began it can repeat it to go on; or it can be dropped when this is taught again.";
 const watched = new Map();
 let changed = async () => {};
 
@@ -18,10 +19,10 @@ export async function resumeJobs() {
   for (const job of jobs) if (job.status === "queued" || job.status === "running") watch(job.job, null, job.teaches);
 }
 
-/** Shows a lesson from now to its end. */
-export async function watch(id, taught, teaches = taught) {
+/** Shows a lesson from now to its end; `restart()` sends it again, without what is half learned. */
+export async function watch(id, taught, teaches = taught, restart = null) {
   if (watched.has(id)) return;
-  const panel = build(teaches);
+  const panel = build(teaches, restart);
   watched.set(id, panel);
   find("job").prepend(panel.card);
   if (taught !== null) panel.card.scrollIntoView({ block: "nearest" });
@@ -40,7 +41,7 @@ export async function watch(id, taught, teaches = taught) {
   }
 }
 
-function build(teaches) {
+function build(teaches, restart) {
   const title = make("h3", {}, teaches ? `Learning “${teaches}”` : "Learning");
   const status = make("p", { role: "status", "aria-live": "polite" }, "Sent.");
   const track = make("div", { className: "progress", role: "progressbar", "aria-label": "Progress", "aria-valuemin": "0", "aria-valuemax": "100" });
@@ -50,23 +51,46 @@ function build(teaches) {
   const actions = make("div", { className: "row end" });
   const card = make("section", { className: "card job", "aria-label": "Lesson" }, title, status, track, detail, more, actions);
   const panel = { card };
+  const listed = (texts) => {
+    notes.replaceChildren(...texts.map((text) => make("li", {}, text)));
+    more.hidden = texts.length === 0;
+  };
   panel.update = (event, job) => {
     const { progress = {} } = job;
     const said = progress.notes ?? [];
-    notes.replaceChildren(...said.map((text) => make("li", {}, text)));
-    more.hidden = said.length === 0;
+    listed(said);
     if (event === "done") {
       finished(teaches, { title, status, track, detail, actions, card }, job);
     } else if (event === "failed") {
       card.classList.add("refused");
       title.textContent = teaches ? `“${teaches}” was not learned` : "Nothing was learned";
-      status.textContent = job.error ?? "It failed.";
+      status.textContent = job.restart_helps ? LEFT : (job.error ?? "It failed.");
+      if (job.restart_helps) listed([...said, job.error]);
       status.className = "error";
       track.remove();
       detail.remove();
+      if (job.restart_helps && restart) actions.replaceChildren(...again(restart, status));
     } else advance(job, { status, track, detail });
   };
   return panel;
+}
+
+/** Offers to give up another lesson that was left half learned. */
+function again(restart, status) {
+  const words = "What was learned of that round so far would be lost; what the state knows stays.";
+  const button = make("button", { type: "button", className: "danger" }, "Drop it and learn this");
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    try {
+      await restart();
+      button.parentElement.replaceChildren();
+    } catch (error) {
+      status.textContent = error.message;
+      button.disabled = false;
+      if (!(error instanceof Problem)) throw error;
+    }
+  });
+  return [make("p", { className: "muted small" }, words), button];
 }
 
 function advance(job, { status, track, detail }) {

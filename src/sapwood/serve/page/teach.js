@@ -4,6 +4,7 @@ import { Problem, post } from "./api.js";
 import { hasCamera, openCamera } from "./camera.js";
 import { find, make, show, unique } from "./dom.js";
 import { watch } from "./jobs.js";
+import { tooLarge, tooMuch } from "./limits.js";
 import { ARCHIVES, onPaste, picker, thumbnail } from "./picker.js";
 import { count, size } from "./words.js";
 
@@ -110,7 +111,7 @@ function archiveField(masks) {
 function more() {
   const [round, epochs] = [unique("round"), unique("epochs")];
   parts.round = make("input", { id: round, type: "text", maxLength: 200, autocomplete: "off", "aria-describedby": `${round}-hint` });
-  parts.epochs = make("input", { id: epochs, type: "number", min: 1, max: 1000, step: 1, inputMode: "numeric", "aria-describedby": `${epochs}-hint` });
+  parts.epochs = make("input", { id: epochs, type: "number", min: 1, max: 10000, step: 1, inputMode: "numeric", "aria-describedby": `${epochs}-hint` });
   return make(
     "details",
     { className: "more" },
@@ -163,12 +164,16 @@ function refresh() {
   parts.submit.textContent = !many() && name ? `Teach “${name.length > 30 ? `${name.slice(0, 29)}…` : name}”` : "Teach";
 }
 
+const chosen = () => (many() ? [archive].filter(Boolean) : pictures.map(({ file }) => file));
+
 /** What keeps the form from being sent, and the field to mend it in. */
 function missing() {
-  if (many()) return archive ? null : ["Choose a zip file first.", null];
-  if (!parts.name.value.trim()) return ["Say what it is called.", parts.name];
-  if (!pictures.length) return ["Add at least one picture of it.", null];
-  return null;
+  if (!many() && !parts.name.value.trim()) return ["Say what it is called.", parts.name];
+  const files = chosen();
+  if (!files.length) return [many() ? "Choose a zip file first." : "Add at least one picture of it.", null];
+  const large = many() ? undefined : files.map((file) => tooLarge(file, facts.limits)).find(Boolean);
+  const words = large ?? tooMuch(files, facts.limits);
+  return words ? [words, null] : null;
 }
 
 async function submit(event) {
@@ -187,15 +192,14 @@ async function submit(event) {
   if (many()) form.append("archive", archive, archive.name);
   else {
     form.append("name", name);
-    for (const { file } of pictures) form.append("image", file, file.name || "picture.jpg");
+    for (const file of chosen()) form.append("image", file, file.name || "picture.jpg");
   }
   parts.submit.disabled = true;
   parts.submit.textContent = "Sending …";
   try {
-    const { job } = await post("/v1/learn", form, { role: "teach" });
     const taught = many() ? null : name;
+    await send(form, taught);
     empty();
-    watch(job, taught);
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     complain(error.message);
@@ -205,6 +209,15 @@ async function submit(event) {
     refresh();
     if (words) complain(words);
   }
+}
+
+/** Sends a lesson and shows it; after another one that was left half learned, it can be sent again without that. */
+async function send(form, taught) {
+  const { job } = await post("/v1/learn", form, { role: "teach" });
+  watch(job, taught, taught, async () => {
+    form.set("restart", "true");
+    await send(form, taught);
+  });
 }
 
 function complain(words) {
