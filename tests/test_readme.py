@@ -49,7 +49,7 @@ def folders(tmp_path: Path, picture_folder: Callable[..., Path], mask_folder: Ca
 
 def run(command: str, cwd: Path) -> tuple[int, str]:
     """Exit code and output; a line of ours runs here, since a process of its own would take seconds to import torch."""
-    arguments = shlex.split(command)
+    arguments = shlex.split(command, comments=True)
     if arguments[0] == "sapwood" and not set("|>&;") & set(command):
         try:
             main([*arguments[1:], "--debug"])

@@ -33,8 +33,9 @@ def test_a_round(picture_folder: Callable[..., Path]) -> None:
 def test_sums() -> None:
     confusion = torch.tensor([[3, 1], [0, 4]])
     tasks = [{"annotated": ["a"]}, {"annotated": ["b"]}]
-    assert KIND.summary(confusion, ("a", "b"), tasks) == {"accuracy": 7 / 8}
-    assert KIND.summary(0 * confusion, ("a", "b"), tasks) == {"accuracy": None}
+    found = KIND.summary(confusion, ("a", "b"), tasks)
+    assert found == {"accuracy": 7 / 8, "per_class": {"a": 0.75, "b": 1.0}, "counts": {"a": 4, "b": 4}}
+    assert KIND.summary(0 * confusion, ("a", "b"), tasks)["accuracy"] is None
     assert KIND.cells(confusion, ("a", "b"), tasks) == [0.75, 1.0]
 
 

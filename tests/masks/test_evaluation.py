@@ -230,7 +230,19 @@ def test_a_made_up_table() -> None:
     assert (measured.old, measured.new) == (0.375, None)
     assert (measured.pixels, measured.images, measured.version) == (12, 5, "v1")
     assert measured.as_json().keys() == {
-        *("version", "images", "pixels", "miou", "per_class", "old", "new", "background", "confusion", "classes"),
+        *(
+            "version",
+            "images",
+            "pixels",
+            "miou",
+            "per_class",
+            "old",
+            "new",
+            "background",
+            "confusion",
+            "classes",
+            "learned_images",
+        ),
     }
     assert evaluate_masks(COUNTS, 5, NAMES, TASKS, "v1", MaskOptions("old")).old == pytest.approx((6 / 9 + 0.75) / 3)
     assert evaluate_masks(COUNTS, 5, NAMES, TASKS, "v1", MaskOptions("exclude")).miou == 0.375

@@ -44,10 +44,10 @@ class Kept:
         return self.found
 
     def keep_rows(self, what: str, first: int, rows: Tensor) -> None:
-        raise AssertionError(f"{what} took longer than a minute")
+        """Nothing is kept: passes begin at their first picture."""
 
     def kept_rows(self, what: str) -> None:
-        """Passes begin at their first picture."""
+        """Nothing."""
 
 
 class StopAfter(Progress):
