@@ -89,6 +89,13 @@ def settled() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def settled_anew() -> None:
+    """What has been imported since the last file stays out of garbage collection too."""
+    gc.collect()
+    gc.freeze()
+
+
 class Learning:
     """A process that learns rounds (``learning_process.py``), and what the present one has said."""
 
