@@ -11,6 +11,7 @@ const TOGETHER = 8; // pictures of a request: answers come while others are stil
 const CLASSES_SHOWN = 40;
 
 let facts = null;
+let early = []; // files that were chosen before the state has said what it is
 let waiting = [];
 let busy = false;
 let tally = { asked: 0, answered: 0, failed: 0 };
@@ -45,6 +46,7 @@ export function showClasses(state) {
   const chips = taught.slice(0, CLASSES_SHOWN).map((name) => make("li", {}, name));
   if (taught.length > CLASSES_SHOWN) chips.push(make("li", { className: "rest" }, `and ${taught.length - CLASSES_SHOWN} more`));
   find("known-list").replaceChildren(...chips);
+  if (early.length) ask(early.splice(0));
 }
 
 function clear() {
@@ -56,6 +58,10 @@ function clear() {
 }
 
 function ask(files) {
+  if (facts === null) {
+    early.push(...files);
+    return;
+  }
   const list = find("answers");
   if (!busy && !waiting.length) tally = { asked: 0, answered: 0, failed: 0 };
   const entries = files.map((file) => ({ file, card: card(file), fault: tooLarge(file, facts.limits) }));
