@@ -17,7 +17,7 @@ from sapwood.data.pictures import Picture, Pictures
 from sapwood.data.store import PictureStore
 from sapwood.errors import Interrupted
 from sapwood.learner import Learner
-from sapwood.passing import Keeping, kept_pass, passes
+from sapwood.passing import Keeping, run_pass
 from sapwood.state import State, TrainingFolder
 
 Learning = Callable[..., tuple[int, list[dict[str, Any]]]]  # the fixture ``learning``
@@ -56,9 +56,9 @@ def folder(tmp_path: Path) -> TrainingFolder:
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_a_stopped_pass_goes_on(number: int, seconds: float, folder: TrainingFolder) -> None:
     pictures, options = store(11), {"image_size": 20, "batch_size": 3, "what": "some features"}
-    whole = passes(pictures, [function], **options)[0]
+    whole = run_pass(pictures, function, **options)
     with pytest.raises(Interrupted):
-        kept_pass(Keeping(folder, seconds), pictures, function, check=StopAt(number), **options)
+        run_pass(pictures, function, keeping=Keeping(folder, seconds), check=StopAt(number), **options)
     kept = folder.kept_rows("some features")
     assert (0 if kept is None else len(kept)) == 3 * number
     assert folder.kept_rows("features") is None
@@ -69,11 +69,11 @@ def test_a_stopped_pass_goes_on(number: int, seconds: float, folder: TrainingFol
         seen += len(images)
         return function(images)
 
-    assert torch.equal(kept_pass(Keeping(folder, seconds), pictures, counting, **options), whole)
+    assert torch.equal(run_pass(pictures, counting, keeping=Keeping(folder, seconds), **options), whole)
     assert seen == 11 - 3 * number
     if seconds == 0:  # all of it is kept by now
         seen = 0
-        assert torch.equal(kept_pass(Keeping(folder, seconds), pictures, counting, **options), whole)
+        assert torch.equal(run_pass(pictures, counting, keeping=Keeping(folder, seconds), **options), whole)
         assert seen == 0
     folder.clear()
     assert not folder.path.exists()
@@ -81,13 +81,13 @@ def test_a_stopped_pass_goes_on(number: int, seconds: float, folder: TrainingFol
 
 def test_a_damaged_part_is_computed_again(folder: TrainingFolder) -> None:
     pictures, options = store(7), {"image_size": 20, "batch_size": 2}
-    whole = kept_pass(Keeping(folder, 0.0), pictures, function, **options)
+    whole = run_pass(pictures, function, keeping=Keeping(folder, 0.0), **options)
     second = sorted(folder.path.glob("rows-*"))[1]
     second.write_bytes(second.read_bytes()[:-1] + b"x")
     found = folder.kept_rows("features")
     assert found is not None
     assert len(found) == 2
-    assert torch.equal(kept_pass(Keeping(folder, 0.0), pictures, function, **options), whole)
+    assert torch.equal(run_pass(pictures, function, keeping=Keeping(folder, 0.0), **options), whole)
     found = folder.kept_rows("features")
     assert found is not None
     assert len(found) == 7

@@ -14,7 +14,7 @@ from sapwood.functional.calibration import expected_calibration_error
 from sapwood.functional.openset import nearest_distance
 from sapwood.heads.base import PooledHead
 from sapwood.network import Network
-from sapwood.passing import extract, passes
+from sapwood.passing import extract, run_pass
 from sapwood.progress import Progress
 
 _BATCH = 64
@@ -203,7 +203,7 @@ def look(
         features = extract(network, store, progress=progress, **options).to(network.device)
         found = judged(features, head.logits(features)).cpu()
     else:
-        found = passes(store, [answer], progress=progress, **options)[0]
+        found = run_pass(store, answer, progress=progress, **options)
     if limits is None:
         return Look(found, None)
     return Look(found[:, :-1], found[:, -1] > 0)

@@ -16,7 +16,7 @@ from sapwood.heads.base import Features, PooledHead
 from sapwood.kinds.classification import PictureRound
 from sapwood.network import Network
 from sapwood.operations import Tally, counted
-from sapwood.passing import Keeping, Rows, extract, passes
+from sapwood.passing import Keeping, Rows, extract, run_pass
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 
@@ -122,7 +122,7 @@ class PooledFit:
     def _held_logits(self) -> Tensor:
         if self.held is not None and not self.network.adapter.calibrates:
             return self.head.logits(self.held.to(self.network.device)).cpu()
-        return passes(self.data.held, [self.network.predict], what="validation", **self.options)[0]
+        return run_pass(self.data.held, self.network.predict, what="validation", **self.options)
 
 
 def _part(targets: Tensor) -> list[int]:

@@ -4,48 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from sapwood.data.loader import Batch, Views, batches
+from sapwood.data.loader import Views, batches
 from sapwood.data.store import PictureStore
 from sapwood.errors import Interrupted
 from sapwood.network import Network
 from sapwood.progress import Progress
-
-
-@torch.no_grad()
-def passes(
-    store: PictureStore,
-    functions: Sequence[Callable[[Tensor], Tensor]],
-    *,
-    image_size: int,
-    batch_size: int,
-    workers: int = 0,
-    what: str = "features",
-    progress: Progress | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> list[Tensor]:
-    """Functions of uint8 pictures [B, H, W, 3] over the plain views of all pictures; results on the CPU, in order."""
-    progress = progress or Progress()
-    out: list[list[Tensor]] = [[] for _ in functions]
-    progress.start(what, len(store))
-    for batch in _plain(store, image_size, batch_size=batch_size, workers=workers):
-        check()
-        for kept, function in zip(out, functions, strict=True):
-            kept.append(function(batch.images).float().cpu())
-        progress.advance(len(batch.targets))
-    progress.finish()
-    return [torch.cat(kept) for kept in out]
-
-
-def _plain(store: PictureStore, image_size: int, **options: Any) -> Iterable[Batch]:
-    targets = torch.zeros(len(store), dtype=torch.int64)
-    return batches(store, targets, Views(image_size, augment=False), **options)
 
 
 class Rows(Protocol):
@@ -67,8 +37,7 @@ class Keeping:
 
 
 @torch.no_grad()
-def kept_pass(
-    keeping: Keeping,
+def run_pass(
     store: PictureStore,
     function: Callable[[Tensor], Tensor],
     *,
@@ -78,13 +47,15 @@ def kept_pass(
     what: str = "features",
     progress: Progress | None = None,
     check: Callable[[], None] = lambda: None,
+    keeping: Keeping | None = None,
 ) -> Tensor:
-    """What ``passes`` gives for one function; stopped or killed, the next call goes on after the last whole batch kept.
+    """A function of uint8 pictures [B, H, W, 3] over the plain views of all pictures; on the CPU, in order.
 
-    The batches are those of an undisturbed pass, hence the numbers too, bit for bit.
+    With ``keeping``, a pass that is stopped or killed goes on after the last whole batch that was kept. The batches are
+    those of an undisturbed pass, hence the numbers too, bit for bit.
     """
     progress = progress or Progress()
-    found = keeping.rows.kept_rows(what)
+    found = None if keeping is None else keeping.rows.kept_rows(what)
     out = [] if found is None else [found]
     first = sum(map(len, out))
     new: list[Tensor] = []
@@ -93,7 +64,7 @@ def kept_pass(
 
     def keep() -> None:
         nonlocal first, last
-        if new:
+        if keeping is not None and new:
             rows = torch.cat(new)
             keeping.rows.keep_rows(what, first, rows)
             out.append(rows)
@@ -101,8 +72,9 @@ def kept_pass(
             new.clear()
         last = time.monotonic()
 
-    start = math.ceil(first / batch_size)
-    for batch in _plain(store, image_size, batch_size=batch_size, workers=workers, start=start):
+    targets = torch.zeros(len(store), dtype=torch.int64)
+    views, start = Views(image_size, augment=False), math.ceil(first / batch_size)
+    for batch in batches(store, targets, views, batch_size=batch_size, start=start, workers=workers):
         try:
             check()
         except Interrupted:
@@ -110,7 +82,7 @@ def kept_pass(
             raise
         new.append(function(batch.images).float().cpu())
         progress.advance(len(batch.targets))
-        if time.monotonic() - last >= keeping.seconds:
+        if keeping is not None and time.monotonic() - last >= keeping.seconds:
             keep()
     progress.finish()
     return torch.cat([*out, *new])
@@ -133,12 +105,10 @@ def extract(
     return torch.stack([memory[key] for key in keys]) if keys else found
 
 
-def _features(network: Network, store: PictureStore, keeping: Keeping | None = None, **options: Any) -> Tensor:
+def _features(network: Network, store: PictureStore, **options: Any) -> Tensor:
     def pooled(images: Tensor) -> Tensor:
         return network.tokens(images)[0].pooled
 
     if not len(store):
         return torch.empty(0, network.backbone.info.dim)
-    if keeping is not None:
-        return kept_pass(keeping, store, pooled, **options)
-    return passes(store, [pooled], **options)[0]
+    return run_pass(store, pooled, **options)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapwood.adapters import Adapter
 from sapwood.adapters.lora import Lora, LoraConfig
 from sapwood.backbones.base import Backbone
 from sapwood.heads import HEADS
@@ -20,8 +21,12 @@ FIRST = Task(0, "first", (0, 1), (0, 1), 2, seed=5)
 
 
 def lora(backbone: Backbone, **settings: Any) -> Lora:
-    """An adapter in which both factors are random, so that it changes something."""
-    adapter = Lora(LoraConfig(**settings), backbone.sites, backbone.info)
+    """An adapter that changes something."""
+    return drawn(Lora(LoraConfig(**settings), backbone.sites, backbone.info))
+
+
+def drawn(adapter: Lora) -> Lora:
+    """Both factors random, so that the adapter changes something."""
     adapter.before_task(FIRST, None)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -30,7 +35,7 @@ def lora(backbone: Backbone, **settings: Any) -> Lora:
     return adapter
 
 
-def network_of(adapter: Lora, backbone: Backbone) -> Network:
+def network_of(adapter: Adapter, backbone: Backbone) -> Network:
     return Network(backbone, adapter, HEADS["linear"](HEADS["linear"].Config(), backbone.info.dim))
 
 

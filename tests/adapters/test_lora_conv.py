@@ -13,15 +13,13 @@ from sapwood.adapted import AdaptedConv, Slot, adapted
 from sapwood.adapters import ADAPTERS
 from sapwood.adapters.base import SITE_KINDS, choose_sites
 from sapwood.adapters.lora import Lora, LoraConfig
-from sapwood.backbones import Backbone, Kernel, Site, create_backbone
+from sapwood.backbones import Kernel, Site, create_backbone
 from sapwood.errors import ConfigError
 from sapwood.functional.low_rank import compose, conv_lora_delta
-from sapwood.heads import HEADS
-from sapwood.network import Network
-from sapwood.task import Task
+
+from .lora_networks import FIRST, drawn, network_of
 
 TINY = "random:resnet-tiny"
-FIRST = Task(0, "first", (0, 1), (0, 1), 2, seed=5)
 # Kernel, stride, padding, dilation.
 GEOMETRIES = {
     "plain": (3, 1, 1, 1),
@@ -31,20 +29,6 @@ GEOMETRIES = {
     "strided points": (1, 2, 0, 1),
     "rectangular": ((3, 1), (1, 2), (2, 0), (2, 1)),
 }
-
-
-def drawn(adapter: Lora) -> Lora:
-    """Both factors random, so that the adapter changes something."""
-    adapter.before_task(FIRST, None)  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for factor in adapter.up.values():
-            factor.normal_(0, 0.3, generator=generator)
-    return adapter
-
-
-def network_of(adapter: Any, backbone: Backbone) -> Network:
-    return Network(backbone, adapter, HEADS["linear"](HEADS["linear"].Config(), backbone.info.dim))
 
 
 def pixels() -> Tensor:
@@ -172,9 +156,9 @@ def test_the_start_changes_nothing_and_comes_from_the_seed() -> None:
     backbone = create_backbone(TINY)
     adapters = [Lora(LoraConfig(rank=4), backbone.sites, backbone.info) for _ in range(2)]
     torch.manual_seed(1)
-    adapters[0].before_task(FIRST, None)  # type: ignore[arg-type]
+    adapters[0].before_task(FIRST, None)
     torch.manual_seed(2)
-    adapters[1].before_task(FIRST, None)  # type: ignore[arg-type]
+    adapters[1].before_task(FIRST, None)
     for site in adapters[0].sites:
         key = site.name.replace(".", "_")
         down = adapters[0].down[key]

@@ -48,7 +48,7 @@ def adapter_of(name: str, backbone: str, size: int, rounds: int = 1, **settings:
     kind = ADAPTERS[name]
     adapter = kind(kind.Config(**settings), encoder.sites, encoder.info)
     for task in TASKS[:rounds]:
-        adapter.before_task(task, None)  # type: ignore[arg-type]
+        adapter.before_task(task, None)
         fill(adapter, task.index)
         adapter.after_task(task, None)  # type: ignore[arg-type]
     return adapter, encoder

@@ -34,8 +34,9 @@ def committed_files(state: State) -> set[str]:
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    """A Python process of its own that runs ``script``, with our sources on its path."""
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(SOURCE)!r})\n{script}"]
+    """A Python process of its own that runs ``script``, with our sources and this folder on its path."""
+    places = [str(SOURCE), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {places!r}\n{script}"]
     return subprocess.Popen(
         [*command, *map(str, arguments)],
         stdin=subprocess.PIPE,

@@ -101,41 +101,23 @@ def test_a_writer_killed_at_random_moments_leaves_the_version_before_or_after(tm
         assert set(tree(root)) - {"lock-owner.json"} == committed_files(state)
 
 
-# Kills itself right before the n-th step on the disk, for every n, and looks at what is left.
 EVERY_STEP = """
-import json, os, shutil, signal, sys
+import json, sys
 from pathlib import Path
+from every_step import check_nothing_left_over, killed_before_every_step
 from sapwood.state import State
-import filelock
 base, work, action = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-results, step, finished = [], 0, False
-while not finished:
-    step += 1
-    shutil.rmtree(work, ignore_errors=True)
-    if base.exists():
-        shutil.copytree(base, work)
-    child = os.fork()
-    if not child:
-        steps = 0
-        def count(event, arguments):
-            global steps
-            if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir") and str(work) in str(arguments[0]):
-                steps += 1
-                if steps == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(count)
-        if action == "create":
-            State.create(work, {"tasks": []})
-        elif action == "undo":
-            State.open(work).undo()
-        else:
-            state = State.open(work)
-            files = {"tasks/0002-b/x": "x", "tasks/0002-b/y": "y"}
-            state.commit({"files": list(state.version.record["files"])}, files, "b")
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    finished = status == 0
-    assert finished or os.WTERMSIG(status) == signal.SIGKILL, status
+def act():
+    if action == "create":
+        State.create(work, {"tasks": []})
+    elif action == "undo":
+        State.open(work).undo()
+    else:
+        state = State.open(work)
+        files = {"tasks/0002-b/x": "x", "tasks/0002-b/y": "y"}
+        state.commit({"files": list(state.version.record["files"])}, files, "b")
+results = []
+for step in killed_before_every_step(base, work, act):
     if action == "create" and not State.exists(work):
         results.append("none")
         State.create(work, {"tasks": []})
@@ -144,10 +126,7 @@ while not finished:
     results.append(state.version.number)
     kept = list(state.version.record["files"])
     state.commit({"files": kept}, {state.free_task_folder(2, "b") + "/z": "z"}, "after")
-    named = {name for version in state.versions() for name in version.record["files"]}
-    there = {str(path.relative_to(work)) for path in work.rglob("*") if path.is_file()}
-    records = {f"versions/{version.id}.json" for version in state.versions()}
-    assert there - {"lock"} == named | records | {"sapwood.json"}, (step, there)
+    check_nothing_left_over(state)
     assert [version.number for version in state.versions()] == list(range(1, state.version.number + 1)), step
 print(json.dumps(results))
 """

@@ -179,35 +179,18 @@ def test_a_reader_goes_on_with_the_version_that_is_current_once_its_own_was_prun
     assert reader.version == state.version
 
 
-# Kills itself right before the n-th step on the disk, for every n, and looks at what is left.
 EVERY_STEP = """
-import json, os, shutil, signal, sys
+import json, sys
 from pathlib import Path
+from every_step import check_nothing_left_over, killed_before_every_step
 from sapwood.state import State
-import filelock
 base, work, action = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 versions = {version.id: version for version in State.open(base).versions()}
-results, step, finished = [], 0, False
-while not finished:
-    step += 1
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(base, work)
-    child = os.fork()
-    if not child:
-        steps = 0
-        def count(event, arguments):
-            global steps
-            if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir") and str(work) in str(arguments[0]):
-                steps += 1
-                if steps == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(count)
-        state = State.open(work)
-        state.rollback("v2") if action == "rollback" else state.prune(2)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    finished = status == 0
-    assert finished or os.WTERMSIG(status) == signal.SIGKILL, status
+def act():
+    state = State.open(work)
+    state.rollback("v2") if action == "rollback" else state.prune(2)
+results = []
+for step in killed_before_every_step(base, work, act):
     state = State.open(work)
     [state.text(name) for name in state.version.record["files"]]
     left = [version.number for version in state.versions()]
@@ -218,10 +201,7 @@ while not finished:
         assert not missing, (step, version.id, missing)
     with state.writer():
         pass
-    named = {name for version in state.versions() for name in version.record["files"]}
-    there = {str(path.relative_to(work)) for path in work.rglob("*") if path.is_file()}
-    records = {f"versions/{version.id}.json" for version in state.versions()}
-    assert there - {"lock"} == named | records | {"sapwood.json"}, (step, there)
+    check_nothing_left_over(state)
     state.prune(2)
     assert [version.number for version in state.versions()] == list(range(left[-1] - 1, left[-1] + 1)), step
 print(json.dumps(results))

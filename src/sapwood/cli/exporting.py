@@ -55,7 +55,7 @@ def export(
         to,
         force=force,
         task=task,
-        dtype=dtype,  # type: ignore[arg-type]
+        dtype=dtype,
         preprocessing=with_preprocessing,
         data=data,
         accept_licence=accept_licence,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,9 +30,29 @@ from sapwood.errors import ConfigError, RoundRefused
 
 if TYPE_CHECKING:
     from sapwood.learner import Learner
-    from sapwood.progress import Progress
 
 NEW = " (new states only)"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the command was given.
+
+    Attributes:
+        state: the folder.
+        data: pictures to learn.
+        fixed: what holds for the whole life of a state; None where nothing was said.
+        settings: by part.
+        device: to train on; None for the best there is.
+        round: the other arguments of ``Learner.learn``.
+    """
+
+    state: Path
+    data: str
+    fixed: Mapping[str, Any]
+    settings: Settings
+    device: str | None
+    round: Mapping[str, Any]
 
 
 def learn(
@@ -123,11 +145,12 @@ def learn(
             "keep_probe": keep_probe,
             "progress": progress,
         }
+        asked = _Asked(state, data, given, settings, device, options)
         if dry_run:
-            _look(state, data, given, settings, device, options, as_json)
+            _look(asked, as_json)
             return
         try:
-            learner = _open_or_create(state, data, given, settings, device, options)
+            learner = _open_or_create(asked)
         except RoundRefused as refused:
             if as_json:
                 print_json(refused.facts)
@@ -152,15 +175,7 @@ def undo(state: StateFolder) -> None:
     print(f"{state} is now {version.id}, {version.record['note']}")
 
 
-def _look(
-    state: Path,
-    data: str,
-    given: dict[str, Any],
-    settings: Settings,
-    device: str | None,
-    options: dict[str, Any],
-    as_json: bool,
-) -> None:
+def _look(asked: _Asked, as_json: bool) -> None:
     """Print what ``learn`` would say before it trains; a state that is not there is made up elsewhere for the while."""
     from contextlib import ExitStack
     from tempfile import TemporaryDirectory
@@ -169,74 +184,54 @@ def _look(
     from sapwood.state.commit import refuse_foreign
 
     with ExitStack() as aside:
-        if known := State.exists(state):
-            learner = _open(state, given, settings, device)
-            options["training"] = settings.get("training")
+        if known := State.exists(asked.state):
+            found = _open(asked).announce(asked.data, training=asked.settings.get("training"), **asked.round)
         else:
-            refuse_foreign(state)
-            folder = Path(aside.enter_context(TemporaryDirectory(prefix="sapwood-")), state.name or "state")
-            learner = _create(folder, data, given, settings, device, options)
-            _describe_new(state, learner, options["progress"])
-        found = learner.announce(data, **options)
+            refuse_foreign(asked.state)
+            folder = Path(aside.enter_context(TemporaryDirectory(prefix="sapwood-")), asked.state.name or "state")
+            found = _create(asked, folder).announce(asked.data, **asked.round)
     if as_json:
         print_json(found.as_json() | ({} if known else {"version": None}))
     else:
         print("\n".join((*map(shown, found.lines()), "dry run: nothing was written")))
 
 
-def _open_or_create(
-    state: Path,
-    data: str,
-    given: dict[str, Any],
-    settings: Settings,
-    device: str | None,
-    options: dict[str, Any],
-) -> Learner:
+def _open_or_create(asked: _Asked) -> Learner:
     from sapwood.state import State
 
-    if State.exists(state):
-        return _open(state, given, settings, device).learn(data, training=settings.get("training"), **options)
-    learner = _create(state, data, given, settings, device, options)
-    _describe_new(state, learner, options["progress"])
+    if State.exists(asked.state):
+        return _open(asked).learn(asked.data, training=asked.settings.get("training"), **asked.round)
+    learner = _create(asked, asked.state)
     try:
-        return learner.learn(data, **options)
+        return learner.learn(asked.data, **asked.round)
     except BaseException:  # the state goes again if nothing worth keeping came of it
         if not learner.classes_ and learner.state.training.load() is None:
             learner.state.abandon()
         raise
 
 
-def _open(state: Path, given: dict[str, Any], settings: Settings, device: str | None) -> Learner:
+def _open(asked: _Asked) -> Learner:
     from sapwood.learner import Learner
 
-    learner = Learner.open(state, device=device)
-    check_unchanged(learner.record, state, given, settings)
+    learner = Learner.open(asked.state, device=asked.device)
+    check_unchanged(learner.record, asked.state, asked.fixed, asked.settings)
     return learner
 
 
-def _create(
-    state: Path,
-    data: str,
-    given: dict[str, Any],
-    settings: Settings,
-    device: str | None,
-    options: dict[str, Any],
-) -> Learner:
-    """Make the state, once the data have been looked at."""
+def _create(asked: _Asked, folder: Path) -> Learner:
+    """Make the state, once the data have been looked at, and say what it will stay."""
     from sapwood.kinds import kind_of
     from sapwood.learner import Learner
 
-    kind = kind_of(data)
-    kind.read(data, unlabelled=options["unlabelled"])
-    if options["test"] is not None:
-        kind.read_tests(options["test"])
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return Learner.create(state, kind=kind.name, settings=settings, device=device, **chosen)
-
-
-def _describe_new(state: Path, learner: Learner, progress: Progress) -> None:
+    kind = kind_of(asked.data)
+    kind.read(asked.data, unlabelled=asked.round["unlabelled"])
+    if asked.round["test"] is not None:
+        kind.read_tests(asked.round["test"])
+    chosen = {name: value for name, value in asked.fixed.items() if value is not None}
+    learner = Learner.create(folder, kind=kind.name, settings=asked.settings, device=asked.device, **chosen)
     record = learner.record
-    progress.note(
-        f"new state {state}: method {record['method']}, backbone {record['backbone']['name']} at "
+    asked.round["progress"].note(
+        f"new state {asked.state}: method {record['method']}, backbone {record['backbone']['name']} at "
         f"{shown_size(record['image_size'])} px (weights: {record['backbone']['licence']}); this stays"
     )
+    return learner

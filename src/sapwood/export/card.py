@@ -14,7 +14,7 @@ _KNOWN_LICENCES = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "
 _SOURCES = {"test": "test pictures", "validation": "validation pictures", "probe": "kept probe pictures"}
 
 
-def preprocessing(plain: Plain) -> dict[str, Any]:
+def preprocessing_facts(plain: Plain) -> dict[str, Any]:
     """How a picture becomes the network's input, as JSON."""
     height, width = plain.image_size
     info = plain.backbone.info

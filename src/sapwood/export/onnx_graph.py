@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.errors import ConfigError
-from sapwood.export.card import preprocessing
+from sapwood.export.card import preprocessing_facts
 from sapwood.export.onnx_resize import Preprocess
 from sapwood.export.options import Options
 from sapwood.export.plain import Plain
@@ -122,7 +122,7 @@ def metadata(graph: Graph, options: Options, *, any_size: bool) -> dict[str, Any
         },
         "image_size": list(options.image_size),
         "any_size": any_size,
-        "preprocessing": {**preprocessing(plain), "inside": inside},
+        "preprocessing": {**preprocessing_facts(plain), "inside": inside},
         "dtype": options.dtype,
         "backbone": {"name": info.name, "revision": info.revision, "sha256": info.sha256, "licence": info.licence},
     }

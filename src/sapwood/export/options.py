@@ -13,6 +13,7 @@ from sapwood.data.transforms import normalise
 from sapwood.export.plain import Plain
 
 Dtype = Literal["fp32", "fp16", "int8"]
+DTYPES: tuple[Dtype, ...] = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)

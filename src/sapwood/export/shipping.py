@@ -15,8 +15,9 @@ from uuid import uuid4
 
 from sapwood import __version__
 from sapwood.errors import ConfigError, SapwoodError
-from sapwood.export.card import card, preprocessing
-from sapwood.export.options import Check, Dtype, Format, Options
+from sapwood.export.card import card, preprocessing_facts
+from sapwood.export.formats import FORMATS
+from sapwood.export.options import DTYPES, Check, Dtype, Format, Options
 from sapwood.export.plain import Plain
 from sapwood.export.views import CHECKED, labelled_views, made_up
 from sapwood.state import State
@@ -58,27 +59,45 @@ class Shipped:
         return {**asdict(self), "path": str(self.path), "notes": list(self.notes), "facts": dict(self.facts)}
 
 
-def ship(
+def export(
     state: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    name: str,
-    form: Format,
+    to: str = "merged",
     *,
     force: bool = False,
     task: int | None = None,
-    dtype: Dtype = "fp32",
-    preprocessing_inside: bool = False,
+    dtype: str = "fp32",
+    preprocessing: bool = False,
     data: Any = None,
     accept_licence: bool = False,
 ) -> Shipped:
-    """Export the current version of a state; see ``sapwood.export.export``."""
-    target = Path(out)
-    _check_options(name, form, dtype, preprocessing_inside)
+    """Write the current version of a state in a form that other tools open.
+
+    Args:
+        state: the state folder.
+        out: where to; a folder, or for a format of one file a name with its suffix.
+        to: name of the format, an entry of ``FORMATS``.
+        force: replace what an earlier export left at ``out``.
+        task: of an adapter that chooses between rounds, the round (from 1) whose expert leaves, with its classes.
+        dtype: of the weights: ``fp32``, ``fp16`` or ``int8``, where the format knows it.
+        preprocessing: resize and normalisation inside the file, where the format knows it.
+        data: labelled pictures to check on, and to measure what ``dtype`` costs; made-up ones are checked on without.
+        accept_licence: the licence of the backbone's weights has been read; asked for where it is unknown or
+            restricts the use.
+
+    Raises:
+        ConfigError: nothing learned yet, ``out`` is there, an option that the format has not, a licence.
+        NotMergeable: the change depends on the picture and the format holds weights alone; nothing is written.
+        SapwoodError: the files answer differently than the network; nothing is written.
+    """
+    form, target = FORMATS[to], Path(out)
+    precision = _precision(dtype)
+    _check_options(to, form, precision, preprocessing)
     opened = State.open(state)
     _check_target(target, form, Path(state), force)
     _check_licence(opened.version.record["backbone"], accept_licence)
     plain = Plain.open(opened, task)
-    options = _options(plain, target, task, dtype, preprocessing_inside, data)
+    options = _options(plain, target, task, precision, preprocessing, data)
     with _aside(target) as folder:
         inside = folder / "export"
         inside.mkdir()
@@ -89,16 +108,16 @@ def ship(
                 f"is {check.limit:.0e}; nothing was written. Please report it with the method "
                 f"({plain.record['method']}) and the backbone ({plain.backbone.info.name})"
             )
-        facts = _facts(name, plain, check, options)
+        facts = _facts(to, plain, check, options)
         (inside / MARKER).write_bytes(encode(json.dumps(facts, ensure_ascii=False, indent=1) + "\n"))
-        (inside / CARD).write_bytes(encode(card(name, form, plain, facts, check)))
+        (inside / CARD).write_bytes(encode(card(to, form, plain, facts, check)))
         written = [file for file in inside.rglob("*") if file.is_file()]
         for file in written:  # safetensors makes files that nobody but their owner may read
             file.chmod((inside / MARKER).stat().st_mode)
         size = sum(file.stat().st_size for file in written)
         _place(inside, target, form, folder)
     checked = (check.max_difference, check.limit, options.views_from)
-    return Shipped(target, name, plain.version, *checked, check.notes, size, facts)
+    return Shipped(target, to, plain.version, *checked, check.notes, size, facts)
 
 
 def restricted(licence: str) -> bool:
@@ -110,10 +129,15 @@ def restricted(licence: str) -> bool:
     return _RESTRICTED.search(licence) is not None
 
 
-def _check_options(name: str, form: Format, dtype: str, preprocessing_inside: bool) -> None:
-    if dtype not in ("fp32", "fp16", "int8"):
-        raise ConfigError(f"--dtype {dtype}: is none of fp32, fp16, int8")
-    given = {"dtype": dtype != "fp32", "with-preprocessing": preprocessing_inside}
+def _precision(dtype: str) -> Dtype:
+    for known in DTYPES:
+        if dtype == known:
+            return known
+    raise ConfigError(f"--dtype {dtype}: is none of {', '.join(DTYPES)}")
+
+
+def _check_options(name: str, form: Format, dtype: Dtype, inside: bool) -> None:
+    given = {"dtype": dtype != "fp32", "with-preprocessing": inside}
     known = {"dtype": "dtype", "with-preprocessing": "preprocessing"}
     wrong = [f"--{option}" for option, used in given.items() if used and known[option] not in form.takes]
     if wrong:
@@ -128,9 +152,7 @@ def _check_licence(backbone: Mapping[str, Any], accepted: bool) -> None:
         )
 
 
-def _options(
-    plain: Plain, target: Path, task: int | None, dtype: Dtype, preprocessing_inside: bool, data: Any
-) -> Options:
+def _options(plain: Plain, target: Path, task: int | None, dtype: Dtype, inside: bool, data: Any) -> Options:
     size = plain.image_size
     labelled = None if data is None else labelled_views(data, plain.kind, plain.classes, size)
     if labelled is None:
@@ -139,7 +161,7 @@ def _options(
         step = max(1, len(labelled.views) // CHECKED)
         views = labelled.views[::step][:CHECKED]
         source = f"{len(views)} pictures of {labelled.source}"
-    return Options(size, views, source, task, dtype, preprocessing_inside, labelled, target.name)
+    return Options(size, views, source, task, dtype, inside, labelled, target.name)
 
 
 def _facts(name: str, plain: Plain, check: Check, options: Options) -> dict[str, Any]:
@@ -161,7 +183,7 @@ def _facts(name: str, plain: Plain, check: Check, options: Options) -> dict[str,
         },
         "classes": list(plain.classes),
         "image_size": list(options.image_size),
-        "preprocessing": preprocessing(plain),
+        "preprocessing": preprocessing_facts(plain),
         "temperature": float(plain.head.temperature),
         "temperature_in_logits": True,
         "max_difference": check.max_difference,

@@ -24,7 +24,7 @@ class ReportTask:
         seconds: wall-clock time of the round; None if it was not recorded.
         trainable_parameters: numbers fitted in this round.
         bytes: size of the round's files.
-        measured_on: where the row of the matrix after this round comes from.
+        measured_on: where the row of the matrix after this round comes from: ``test``, ``validation`` or ``probe``.
         again: classes known before of which there were more masks.
         peak_memory: bytes, None if not recorded.
         seconds_per_picture: of a prediction after this round, None if not recorded.
@@ -36,7 +36,7 @@ class ReportTask:
     seconds: float | None
     trainable_parameters: int
     bytes: int
-    measured_on: Literal["test", "validation", "probe"] = "test"
+    measured_on: str = "test"
     again: tuple[str, ...] = ()
     peak_memory: int | None = None
     seconds_per_picture: float | None = None

@@ -88,7 +88,7 @@ def _task(task: Mapping[str, Any], masks: bool, source: str, files: Mapping[str,
         seconds=task["seconds"],
         trainable_parameters=task["trainable_parameters"],
         bytes=stored,
-        measured_on=source,  # type: ignore[arg-type]
+        measured_on=source,
         again=tuple(name for name in task["annotated"] if name not in classes),
         peak_memory=task["peak_memory"] or None,
         seconds_per_picture=task.get("seconds_per_picture"),
