@@ -22,6 +22,7 @@ from sapwood.methods import find_method
 from sapwood.network import Network
 from sapwood.settings import TrainingConfig
 from sapwood.task import Task
+from sapwood.world import WHOLE, Part
 
 DIRECTIONS = 7  # that a round takes, so that fifty do not fill a width of 384
 TOKENS = 3
@@ -35,13 +36,13 @@ class SyntheticRound(Collector):
         super().__init__(network, self, DIRECTIONS)  # type: ignore[arg-type]
         self.index, self.size = index, size
 
-    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int, size: int | None = None, part: Part = WHOLE) -> Iterator[Batch]:
         """One batch, a picture for every direction."""
         indices = torch.arange(self.count)
         yield Batch(pictures(self.count, self.size, seed=self.index), torch.full_like(indices, self.index), indices)
 
     @torch.no_grad()
-    def visit(self, look: Callable[[str, Tensor], None]) -> None:
+    def visit(self, look: Callable[[str, Tensor], None], *, shared: bool = False) -> None:
         """Each picture is one direction at every layer; all have the same energy."""
         for layer in self.network.adapted:
             width = layer.sites[0].inputs

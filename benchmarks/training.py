@@ -49,6 +49,7 @@ from sapwood.settings import TrainingConfig
 from sapwood.state.files import put
 from sapwood.task import Task
 from sapwood.training import Stop
+from sapwood.world import WHOLE, Part
 
 SIDES = {"shared": "clora+mib", "copied": "clora+mib", "full": "full+mib"}
 FORWARDS = 3
@@ -81,7 +82,7 @@ class ReadyFeed(ViewFeed, Progress):
         self.teacher: Teacher | None = None
         self.began = 0.0
 
-    def batches(self, epoch: int, start: int, size: int | None = None) -> Iterator[MaskBatch]:
+    def batches(self, epoch: int, start: int, size: int | None = None, part: Part = WHOLE) -> Iterator[MaskBatch]:
         """The batch, as often as there are steps."""
         for _ in range(start, len(self)):
             began = time.process_time()

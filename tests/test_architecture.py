@@ -20,7 +20,7 @@ SOURCE = ROOT / "src"
 # From the bottom up. A part imports parts of its own floor or lower ones, never of a higher one, never in a circle.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"registry", "cache", "operations", "settings", "progress", "task"}),
+    frozenset({"registry", "cache", "operations", "settings", "progress", "task", "world"}),
     frozenset({"functional", "backbones", "data", "state"}),
     frozenset({"adapters", "heads", "objectives"}),
     frozenset({"adapted", "methods", "network", "observing"}),
@@ -34,6 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         "preparation",
         "probes",
         "repair",
+        "repair_correction",
         "repair_draft",
         "repair_record",
         "repair_steps",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.adapters.base import TokenChoice, summary_token
-from sapwood.feeds import Feed
+from sapwood.feeds import Feed, owned
 from sapwood.network import Network
 from sapwood.operations import Tally
 from sapwood.progress import Progress
+from sapwood.world.sums import summed, total
 
 
 class Collector:
@@ -43,14 +44,18 @@ class Collector:
 
     def pixels(self) -> Iterator[Tensor]:
         """Normalised pictures [B, 3, H, W], batch by batch."""
-        for images in self._images("looking at pictures"):
+        for images in self._images("looking at pictures", self.feed.batches(0, 0)):
             yield self.network.pixels(images)
 
     @torch.no_grad()
-    def visit(self, look: Callable[[str, Tensor], None]) -> None:
-        """Call ``look`` with the ``input_key`` and the input [B, N, in] of every site's layer, batch by batch."""
+    def visit(self, look: Callable[[str, Tensor], None], *, shared: bool = False) -> None:
+        """Call ``look`` with the ``input_key`` and the input [B, N, in] of every site's layer, batch by batch.
+
+        Where processes learn together all of them see all pictures, or share them if the caller adds up.
+        """
+        batches = owned(self.feed) if shared else self.feed.batches(0, 0)
         with self._hooks(look):
-            for images in self._images("looking at layers"):
+            for images in self._images("looking at layers", batches):
                 self.network.tokens(images)
 
     def second_moments(self, tokens: TokenChoice = "all") -> dict[str, Tensor]:
@@ -66,12 +71,12 @@ class Collector:
             sums[key] = sums[key] + gram if key in sums else gram
             counts[key] = counts.get(key, 0) + len(rows)
 
-        self.visit(look)
-        return {key: total / counts[key] for key, total in sums.items()}
+        self.visit(look, shared=True)
+        return {key: total(gram) / int(summed(torch.tensor(counts[key]))) for key, gram in sums.items()}
 
-    def _images(self, what: str) -> Iterator[Tensor]:
+    def _images(self, what: str, batches: Iterable[Any]) -> Iterator[Tensor]:
         self.progress.start(what, self.count)
-        for batch in self.tally.over(self.feed.batches(0, 0)):
+        for batch in self.tally.over(batches):
             self.check()
             yield batch.images
             self.progress.advance(len(batch.images))

@@ -19,16 +19,21 @@ from sapwood.data.mask_views import MaskBatch, MaskViews, mask_batches
 from sapwood.data.store import PictureStore
 from sapwood.network import Teacher, outputs_of
 from sapwood.objectives.base import Outputs
+from sapwood.world import WHOLE, Part, part
 
 
 class Feed(Protocol):
     """Batches of a round, and what networks make of one; a batch has ``targets``."""
 
+    count: int
+    """Pictures an epoch."""
+    batch_size: int
+
     def __len__(self) -> int:
         """Batches an epoch."""
 
-    def batches(self, epoch: int, start: int, size: int | None = None) -> Iterable[Any]:
-        """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
+    def batches(self, epoch: int, start: int, size: int | None = None, part: Part = WHOLE) -> Iterable[Any]:
+        """The batches of an epoch from the ``start``-th on, ``size`` pictures instead of the usual, in part."""
 
     def forward(self, model: Any, teacher: Teacher | None, batch: Any) -> tuple[Outputs, Outputs | None]:
         """What the network in training says of a batch, and what its teacher says of the same views."""
@@ -51,8 +56,8 @@ class ViewFeed(ABC):
         return math.ceil(self.count / self.batch_size)
 
     @abstractmethod
-    def batches(self, epoch: int, start: int, size: int | None = None) -> Iterable[Any]:
-        """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
+    def batches(self, epoch: int, start: int, size: int | None = None, part: Part = WHOLE) -> Iterable[Any]:
+        """The batches of an epoch from the ``start``-th on, ``size`` pictures instead of the usual, in part."""
 
     def forward(self, model: Any, teacher: Teacher | None, batch: Any) -> tuple[Outputs, Outputs | None]:
         """What the network in training says of a batch, and what its teacher says of the same views."""
@@ -85,8 +90,8 @@ class PictureFeed(ViewFeed):
         self.store, self.targets, self.views, self.workers = store, targets, views, workers
         self.balanced = balanced
 
-    def batches(self, epoch: int, start: int, size: int | None = None) -> Iterable[Batch]:
-        """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
+    def batches(self, epoch: int, start: int, size: int | None = None, part: Part = WHOLE) -> Iterable[Batch]:
+        """The batches of an epoch from the ``start``-th on, ``size`` pictures instead of the usual, in part."""
         order = _order(self.targets, self.views.seed, self.views.task, epoch, self.balanced)
         return batches(
             self.store,
@@ -96,6 +101,7 @@ class PictureFeed(ViewFeed):
             order=order.tolist(),
             start=start,
             workers=self.workers,
+            part=part,
         )
 
 
@@ -119,8 +125,8 @@ class MaskFeed(ViewFeed):
             outputs, told = super().forward(model, teacher, batch)
         return replace(outputs, saliency=batch.saliency.to(outputs.logits.device).float()), told
 
-    def batches(self, epoch: int, start: int, size: int | None = None) -> Iterable[MaskBatch]:
-        """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
+    def batches(self, epoch: int, start: int, size: int | None = None, part: Part = WHOLE) -> Iterable[MaskBatch]:
+        """The batches of an epoch from the ``start``-th on, ``size`` pictures instead of the usual, in part."""
         order = epoch_order(len(self.store), self.views.seed, self.views.task, epoch)
         return mask_batches(
             self.store,
@@ -129,6 +135,7 @@ class MaskFeed(ViewFeed):
             order=order.tolist(),
             start=start,
             workers=self.workers,
+            part=part,
         )
 
 
@@ -145,18 +152,19 @@ class FeatureFeed:
     def __init__(
         self, features: Tensor, targets: Tensor, batch_size: int, seed: int, task: int, *, balanced: bool = False
     ) -> None:
-        self.features, self.targets = features, targets
+        self.features, self.targets, self.count = features, targets, len(features)
         self.batch_size, self.seed, self.task, self.balanced = batch_size, seed, task, balanced
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return math.ceil(len(self.features) / self.batch_size)
+        return math.ceil(self.count / self.batch_size)
 
-    def batches(self, epoch: int, start: int, size: int | None = None) -> Iterator[FeatureBatch]:
-        """The batches of an epoch from the ``start``-th on, of ``size`` pictures instead of the usual if given."""
+    def batches(self, epoch: int, start: int, size: int | None = None, part: Part = WHOLE) -> Iterator[FeatureBatch]:
+        """The batches of an epoch from the ``start``-th on, ``size`` pictures instead of the usual, in part."""
         places = _order(self.targets, self.seed, self.task, epoch, self.balanced)
         order = torch.from_numpy(places) % max(len(self.targets), 1)
-        for chosen in order.split(size or self.batch_size)[start:]:
+        for whole in order.split(size or self.batch_size)[start:]:
+            chosen = torch.tensor(part.of(whole.tolist()))
             yield FeatureBatch(self.features[chosen], self.targets[chosen])
 
     def forward(self, model: Any, teacher: Teacher | None, batch: FeatureBatch) -> tuple[Outputs, Outputs | None]:
@@ -164,6 +172,35 @@ class FeatureFeed:
         tokens = as_tokens(batch.features.to(model.device))
         told = teacher.from_tokens(tokens, ()) if teacher is not None else None
         return outputs_of(model.head, tokens, (), model.watched), told
+
+
+class Piece(NamedTuple):
+    """A process's piece of a batch: how many of its pictures are the process's own, and how many the whole has."""
+
+    batch: Any
+    own: int
+    whole: int
+
+
+def grouped_pieces(feed: Feed, epoch: int, start: int, size: int) -> Iterator[list[Piece]]:
+    """This process's pieces of an epoch's batches from the ``start``-th on, ``size`` batches at a time."""
+    mine, group = part(), []
+    for index, batch in enumerate(feed.batches(epoch, start, part=mine), start):
+        whole = min(feed.batch_size, feed.count - index * feed.batch_size)
+        group.append(Piece(batch, mine.own(whole), whole))
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def owned(feed: Feed) -> Iterator[Any]:
+    """All batches of a feed of plain views; where processes share the work, this one's part of them."""
+    mine = part()
+    for index, batch in enumerate(feed.batches(0, 0, part=mine)):
+        if mine.own(min(feed.batch_size, feed.count - index * feed.batch_size)):
+            yield batch
 
 
 def _order(targets: Tensor, seed: int, task: int, epoch: int, balanced: bool) -> np.ndarray:

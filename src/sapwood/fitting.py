@@ -19,6 +19,7 @@ from sapwood.operations import Tally, counted
 from sapwood.passing import Keeping, Rows, extract, run_pass
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
+from sapwood.world import size as processes
 
 _SMALLEST_BATCH = 32
 # Of a head that training has fitted only what is known is asked of features: a part of the pictures answers that.
@@ -72,7 +73,7 @@ class PooledFit:
             # By a blank picture: of a pass that goes on after a kill, what was computed before it counts too.
             with torch.no_grad(), counted() as operations:
                 self.network.tokens(torch.zeros(1, *height_width(self.data.size), 3, dtype=torch.uint8))
-            self.tally.gmacs += operations.gmacs * len(store)
+            self.tally.gmacs += operations.gmacs * len(store) / processes()
         return extract(self.network, store, what=what, keeping=self.keeping, **self.options)
 
     def of_all(self) -> Tensor | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sapwood import world
 from sapwood.acceptance import Acceptance
 from sapwood.announce import Announcement, announce
 from sapwood.assembly import Overrides, assemble, merge_settings, new_record, resolve_precision, training_config
@@ -89,7 +91,10 @@ class Learner:
         if reason := misfit_on(made, adapter=recipe.adapter, objective=recipe.objective):
             raise ConfigError(f"method {recipe.name!r}: {reason}")
         size = KINDS[recipe.kind].view_size(image_size, made.info)
-        return cls(State.create(path, new_record(made, recipe, size, seed, settings or {})), device)
+        record = new_record(made, recipe, size, seed, settings or {})
+        here: list[State] = []
+        world.first(lambda: here.append(State.create(path, record)))
+        return cls(here[0] if here else State.open(path), device)
 
     @classmethod
     def open(cls, path: str | PathLike[str], *, device: str | torch.device | None = None) -> Learner:
@@ -138,7 +143,8 @@ class Learner:
         """Learn one round: new classes, more pictures of known ones, or both; then commit it as a new version.
 
         A round that was killed goes on from its last checkpoint when it is asked for again with the same data and
-        options, and ends with the same tensors.
+        options, and ends with the same tensors. Where a launcher has started several processes all call this alike;
+        each takes a piece of every batch, and the first writes.
 
         Args:
             data: class folder, CSV, saved data set, ``Pictures`` or pairs (picture, class name); of a segmentation a
@@ -159,15 +165,17 @@ class Learner:
             RoundRefused: an old class lost more than ``max_drop``; the state is unchanged.
             Interrupted: stopped after a checkpoint.
         """
+        world.begin()
         progress = progress or Progress()
         reading: dict[str, Any] = {"unlabelled": unlabelled, "skip_bad": skip_bad, "keep_probe": keep_probe}
         prepared = prepare_round(self.state, data, task, test, training, max_drop, **reading, progress=progress)
         round_, config, checkpoints = prepared.round, prepared.config, self.state.training
-        with self.state.writer(), stop_on_signals() as stop:
+        with ExitStack() as held, stop_on_signals() as stop:
+            world.first(lambda: held.enter_context(self.state.writer()) and None)
             network, objective = self._load(config)
-            where = standing(self.state, prepared.plan, restart)
+            where = world.first(lambda: standing(self.state, prepared.plan, restart))
             if where == "committed":
-                checkpoints.clear()
+                world.first(checkpoints.clear)
                 progress.note(f"this round was already committed as {self.state.version.id}")
                 return self
             network.unmerge()
@@ -179,18 +187,19 @@ class Learner:
 
             # Nothing is written before: what fails up to here leaves no half-learned round behind.
             if where == "new":
-                checkpoints.begin(prepared.plan)
+                world.first(lambda: checkpoints.begin(prepared.plan))
             self._parts = None  # what follows changes them; only a commit makes them the current version's
             learned = learn_round(
                 network, objective, round_, config, checkpoints=checkpoints, progress=progress, stop=stop
             )
             confusion = prepared.measure(network, progress, stop.check)
             if acceptance is not None and (refusal := acceptance.refusal(confusion)):
-                checkpoints.clear()
+                world.first(checkpoints.clear)
                 raise refusal
             kept = (prepared.source, prepared.probes, prepared.keep_probe)
-            commit_round(self.state, network, objective, round_, config, learned, confusion, *kept)
-            checkpoints.clear()
+            world.first(lambda: commit_round(self.state, network, objective, round_, config, learned, confusion, *kept))
+            world.first(checkpoints.clear)
+            self.state.refresh()
         self._parts = (network, objective)
         return self
 

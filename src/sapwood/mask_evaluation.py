@@ -21,6 +21,9 @@ from sapwood.functional.segmentation import confusion_matrix, iou_from_confusion
 from sapwood.network import Network
 from sapwood.progress import Progress
 from sapwood.settings import check
+from sapwood.world import rank
+from sapwood.world import size as processes
+from sapwood.world.sums import summed
 
 _BATCH = 8
 
@@ -163,10 +166,11 @@ def count_pixels(
     table = legend.lookup({name: index for index, name in enumerate(names)}, others=options.future)
     counts = torch.zeros(len(names), len(names), dtype=torch.int64)
     progress.start("predicting", len(tests))
+    own = tests.pictures.subset(range(rank(), len(tests), processes()))
     truths: list[np.ndarray] = []
 
     def pictures() -> Iterator[np.ndarray]:
-        for picture in tests.pictures:
+        for picture in own:
             stop()
             truth = table[decode_mask(picture, legend, size=None)]
             image = decode(picture)  # whole, as predictions see it; the store's are reduced
@@ -177,12 +181,12 @@ def count_pixels(
 
     for found in draw(network, pictures(), size, tile=options.tile):
         truth = truths.pop(0)
-        own = confusion_matrix(torch.from_numpy(found), torch.from_numpy(truth), len(names))
-        look(own)
-        counts += own
-        progress.advance(1)
+        drawn = confusion_matrix(torch.from_numpy(found), torch.from_numpy(truth), len(names))
+        look(drawn)
+        counts += drawn
+        progress.advance(processes())
     progress.finish()
-    return counts
+    return summed(counts)
 
 
 def draw(

@@ -26,7 +26,7 @@ from sapwood.observing import observing
 class Network(nn.Module):
     """One forward from pictures to logits.
 
-    ``forward`` gives training logits and is what a distributed wrapper wraps; ``predict`` gives prediction logits.
+    ``forward`` gives training logits, ``predict`` gives prediction logits.
     Pictures are uint8 [B, H, W, 3]; normalisation happens here, once.
 
     Attributes:

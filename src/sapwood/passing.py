@@ -16,6 +16,8 @@ from sapwood.data.store import PictureStore
 from sapwood.errors import Interrupted
 from sapwood.network import Network
 from sapwood.progress import Progress
+from sapwood.world import part
+from sapwood.world.sums import gathered
 
 
 class Rows(Protocol):
@@ -55,6 +57,9 @@ def run_pass(
     those of an undisturbed pass, hence the numbers too, bit for bit.
     """
     progress = progress or Progress()
+    mine = part()
+    if mine.size > 1:
+        keeping = None  # nobody has all rows before the end
     found = None if keeping is None else keeping.rows.kept_rows(what)
     out = [] if found is None else [found]
     first = sum(map(len, out))
@@ -74,18 +79,23 @@ def run_pass(
 
     targets = torch.zeros(len(store), dtype=torch.int64)
     views, start = Views(image_size, augment=False), math.ceil(first / batch_size)
-    for batch in batches(store, targets, views, batch_size=batch_size, start=start, workers=workers):
+    places: list[int] = []
+    loaded = batches(store, targets, views, batch_size=batch_size, start=start, workers=workers, part=mine)
+    for index, batch in enumerate(loaded, start):
         try:
             check()
         except Interrupted:
             keep()
             raise
-        new.append(function(batch.images).float().cpu())
-        progress.advance(len(batch.targets))
+        whole = range(index * batch_size, min((index + 1) * batch_size, len(store)))
+        own = whole[mine.rank :: mine.size]
+        new.append(function(batch.images).float().cpu()[: len(own) if mine.size > 1 else None])
+        places += own
+        progress.advance(len(whole))
         if keeping is not None and time.monotonic() - last >= keeping.seconds:
             keep()
     progress.finish()
-    return torch.cat([*out, *new])
+    return gathered(torch.cat([*out, *new]), places, len(store))
 
 
 def extract(

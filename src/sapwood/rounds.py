@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from sapwood.collector import Collector
@@ -25,6 +26,7 @@ from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.state import State
 from sapwood.training import Checkpoints, Stop, Trained, train
+from sapwood.world.sums import summed
 
 
 class Keeper(Checkpoints, Rows, Protocol):
@@ -124,13 +126,14 @@ def learn_round(
         facts, accuracy = pooled.finish()
     elif len(data.held):
         accuracy = data.validate(network, data.plain_feed(config, held=True, stays=True))
+    passes = float(summed(torch.tensor(tally.gmacs, dtype=torch.float64)))
     return {
         "log": trained.log,
         "seconds": trained.earlier + time.monotonic() - began,
         "trainable_parameters": sum(parameter.numel() for parameter in parameters.values()),
         "validation_accuracy": accuracy,
-        "train_gmacs": trained.gmacs + tally.gmacs,
-        "pass_gmacs": tally.gmacs,
+        "train_gmacs": trained.gmacs + passes,
+        "pass_gmacs": passes,
         "adapted": moves,
         "features": None if pooled is None else pooled.of_all(),
         "head": facts,

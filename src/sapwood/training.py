@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.errors import Interrupted, SapwoodError
-from sapwood.feeds import Feed
+from sapwood.feeds import Feed, Piece, grouped_pieces
 from sapwood.network import Network, Teacher
 from sapwood.objectives.base import Objective
 from sapwood.operations import counted
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.task import Task
+from sapwood.world import check_batch, first, rank
+from sapwood.world.sums import add_gradients, alike, either, piece
 
 _SGD_MOMENTUM = 0.9
 _POLY_POWER = 0.9
@@ -159,6 +161,7 @@ def train(
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision="no", device_placement=False)
+    check_batch(config.batch_size)
     parameters = network.trainable(adapt=adapt)
     optimizer = build_optimizer(parameters, config)
     steps_an_epoch = math.ceil(len(feed) / config.accumulate)
@@ -166,7 +169,7 @@ def train(
     position, log = Position(), []
     if found := checkpoints.load():
         log = _restore(found, parameters, network, optimizer, position)
-    model, optimizer = accelerator.prepare(network, optimizer)
+    optimizer = accelerator.prepare(optimizer)
 
     began = last_saved = time.monotonic()
     spent_before = position.seconds
@@ -174,13 +177,15 @@ def train(
     progress.start("training", total, position.step)
     while position.step < total:
         epoch, inside = divmod(position.step, steps_an_epoch)
-        for group_of_batches in _grouped(feed.batches(epoch, inside * config.accumulate), config.accumulate):
+        for pieces in grouped_pieces(feed, epoch, inside * config.accumulate, config.accumulate):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule_factor(config.schedule, position.step, total, config.warmup)
             with nullcontext() if position.step_gmacs else counted() as operations:
-                loss = _step(model, network, objective, feed, task, teacher, parameters, group_of_batches, accelerator)
+                loss = _step(network, objective, feed, task, teacher, parameters, pieces, accelerator)
+            gmacs = position.step_gmacs if operations is None else operations.gmacs
+            loss, summed = add_gradients(parameters.values(), loss, gmacs)
             if operations is not None:
-                position.step_gmacs = operations.gmacs
+                position.step_gmacs = summed
             if not math.isfinite(loss):
                 raise SapwoodError(
                     f"the loss became {loss} at step {position.step} of round {task.name!r}; nothing was kept. "
@@ -200,53 +205,44 @@ def train(
                 if validate is not None and position.step < total and (share := validate()) is not None:
                     log[-1]["validation_accuracy"] = shown["validation"] = share
             now = time.monotonic()
-            due = now - last_saved >= config.checkpoint_seconds
-            if stop.requested or due or position.step == total:
+            stopped, due = either(stop.requested, rank() == 0 and now - last_saved >= config.checkpoint_seconds)
+            if stopped or due or position.step == total:
                 position.seconds = spent_before + now - began
-                checkpoints.save(*_snapshot(parameters, network, optimizer, position, log))
+                first(lambda: checkpoints.save(*_snapshot(parameters, network, optimizer, position, log)))
                 last_saved = time.monotonic()
+                stop.requested |= stopped
                 stop.check()
     progress.finish()
+    alike(parameters.values())
     accelerator.free_memory()
     return Trained(log, spent_before, position.step_gmacs * total)
 
 
 def _step(
-    model: nn.Module,
     network: Network,
     objective: Objective,
     feed: Feed,
     task: Task,
     teacher: Teacher | None,
     parameters: dict[str, nn.Parameter],
-    batches: list[Any],
+    pieces: list[Piece],
     accelerator: Any,
 ) -> float:
-    pictures = sum(len(batch.targets) for batch in batches)
+    pictures = sum(each.whole for each in pieces)
     value = 0.0
-    for position, batch in enumerate(batches):
-        outputs, told = feed.forward(model, teacher, batch)
-        loss = objective.loss(outputs, batch.targets.to(outputs.logits.device), told, task)
-        loss = loss * (len(batch.targets) / pictures)
-        if position == 0:
-            # A term on the parameters counts once a step, however many batches the step adds up.
+    for position, (batch, own, whole) in enumerate(pieces):
+        with piece(own / whole):
+            outputs, told = feed.forward(network, teacher, batch)
+            loss = objective.loss(outputs, batch.targets.to(outputs.logits.device), told, task)
+            loss = loss * (own / pictures)
+        if position == 0 and rank() == 0:
+            # A term on the parameters counts once a step, however many batches and processes the step adds up.
             for term in (objective.penalty(parameters), network.adapter.penalty()):
                 if term is not None:
                     loss = loss + term
         accelerator.backward(loss)
         value += float(loss.detach())
     return value
-
-
-def _grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    group: list[Any] = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _snapshot(

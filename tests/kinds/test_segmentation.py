@@ -133,8 +133,13 @@ class Fixed(NamedTuple):
 
     targets: Tensor
     logits: Tensor
+    batch_size = 1
 
-    def batches(self, epoch: int, start: int, size: int | None = None) -> Iterator[Any]:
+    @property
+    def count(self) -> int:
+        return len(self.targets)
+
+    def batches(self, epoch: int, start: int, size: int | None = None, part: Any = None) -> Iterator[Any]:
         yield from (Fixed(target[None], logit[None]) for target, logit in zip(self.targets, self.logits, strict=True))
 
     def forward(self, model: Any, teacher: None, batch: Any) -> tuple[Outputs, None]:

@@ -29,6 +29,8 @@ from sapwood.cli.showing import report, show
 from sapwood.cli.trying import demo
 from sapwood.cli.using import evaluate, predict
 from sapwood.cli.versions import prune, rollback
+from sapwood.errors import ConfigError, UsageError
+from sapwood.world import follows, launched
 
 __all__ = ["app", "main"]
 
@@ -69,6 +71,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
@@ -81,6 +84,8 @@ def _common(
     Errors are one line on stderr. Exit codes: 0; 1 the run failed; 2 something you can mend; 3 --max-drop;
     130 stopped.
     """
+    if launched() > 1 and context.invoked_subcommand != "learn":
+        raise ConfigError(f"several processes can only learn together; start `{context.invoked_subcommand}` once")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -100,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if debug:
             traceback.print_exc()
         line, code = error_line(error)
-        complain(line)
+        if not (follows() and isinstance(error, UsageError)):  # which all processes meet, and one speaks of
+            complain(line)
         sys.exit(code)
     sys.exit(0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sapwood import world
 from sapwood.cli.options import (
     AsJson,
     Device,
@@ -27,6 +29,7 @@ from sapwood.cli.showing import summary
 from sapwood.cli.tracking import Track, check_tracker, track_round
 from sapwood.data.names import shown
 from sapwood.errors import ConfigError, RoundRefused
+from sapwood.progress import Progress
 
 if TYPE_CHECKING:
     from sapwood.learner import Learner
@@ -134,7 +137,8 @@ def learn(
     given["image_size"] = read_size(image_size)
     check_device(device)
     check_tracker(track)
-    with listening() as progress:
+    world.begin()
+    with nullcontext(Progress()) if world.follows() else listening() as progress:
         options: dict[str, Any] = {
             "task": task,
             "test": test,
@@ -147,6 +151,8 @@ def learn(
         }
         asked = _Asked(state, data, given, settings, device, options)
         if dry_run:
+            if world.size() > 1:
+                raise ConfigError("--dry-run: one process is enough")
             _look(asked, as_json)
             return
         try:
@@ -155,6 +161,8 @@ def learn(
             if as_json:
                 print_json(refused.facts)
             raise
+        if world.follows():
+            return
         if track is not None:
             progress.note(f"runs for {track} lie in {track_round(track, learner.state)}")
     version = learner.state.version
@@ -199,13 +207,13 @@ def _look(asked: _Asked, as_json: bool) -> None:
 def _open_or_create(asked: _Asked) -> Learner:
     from sapwood.state import State
 
-    if State.exists(asked.state):
+    if world.first(lambda: State.exists(asked.state)):
         return _open(asked).learn(asked.data, training=asked.settings.get("training"), **asked.round)
     learner = _create(asked, asked.state)
     try:
         return learner.learn(asked.data, **asked.round)
     except BaseException:  # the state goes again if nothing worth keeping came of it
-        if not learner.classes_ and learner.state.training.load() is None:
+        if not world.follows() and not learner.classes_ and learner.state.training.load() is None:
             learner.state.abandon()
         raise
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from sapwood.data.store import PictureStore
 from sapwood.data.transforms import eval_view, train_view, view_key
 from sapwood.errors import ConfigError
+from sapwood.world import WHOLE, Part
 
 T = TypeVar("T")
 
@@ -76,6 +77,7 @@ def batches(
     order: Sequence[int] | np.ndarray | None = None,
     start: int = 0,
     workers: int = 0,
+    part: Part = WHOLE,
 ) -> Batches[Batch]:
     """The pictures of ``store`` in batches; the last one may be short. What comes does not depend on ``workers``.
 
@@ -88,24 +90,33 @@ def batches(
             default all, as they lie.
         start: batches left out at the beginning; their pictures are not touched.
         workers: processes that prepare views; 0 does it in this one.
+        part: the piece of every batch that comes.
     """
     if len(targets) != len(store):
         raise ValueError(f"{len(targets)} targets for {len(store)} pictures")
     order = range(len(store)) if order is None else order
-    return grouped(partial(_batch, store, targets, views), order, batch_size=batch_size, start=start, workers=workers)
+    options = {"batch_size": batch_size, "start": start, "workers": workers}
+    return grouped(partial(_batch, store, targets, views), order, part=part, **options)
 
 
 def grouped(
-    read: Callable[[list[int]], T], order: Sequence[int] | np.ndarray, *, batch_size: int, start: int, workers: int
+    read: Callable[[list[int]], T],
+    order: Sequence[int] | np.ndarray,
+    *,
+    batch_size: int,
+    start: int,
+    workers: int,
+    part: Part = WHOLE,
 ) -> Batches[T]:
-    """What ``read`` makes of each ``batch_size`` indices of ``order``, from the ``start``-th batch on.
+    """What ``read`` makes of ``part`` of each ``batch_size`` indices of ``order``, from the ``start``-th batch on.
 
     ``read`` runs in ``workers`` processes, or in this one if there are none; it must be picklable.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
     indices = [int(index) for index in order]
-    groups = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)][start:]
+    wholes = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
+    groups = [part.of(whole) for whole in wholes[start:]]
     loader: DataLoader[T] = DataLoader(
         _Groups(read),
         batch_size=None,

@@ -18,6 +18,7 @@ from sapwood.data.loader import Batches, grouped
 from sapwood.data.mask_store import MaskStore
 from sapwood.data.transforms import random_crop, resized, view_key
 from sapwood.errors import ConfigError
+from sapwood.world import WHOLE, Part
 
 _SCALE = (0.5, 1.0)
 _JITTER = (3 / 4, 4 / 3)
@@ -89,6 +90,7 @@ def mask_batches(
     order: Sequence[int] | np.ndarray | None = None,
     start: int = 0,
     workers: int = 0,
+    part: Part = WHOLE,
 ) -> Batches[MaskBatch]:
     """The pictures of ``store`` in batches; the last one may be short. What comes does not depend on ``workers``.
 
@@ -99,9 +101,11 @@ def mask_batches(
         order: indices into the store, in the order wanted (``epoch_order``); by default all, as they lie.
         start: batches left out at the beginning; their pictures are not touched.
         workers: processes that prepare views; 0 does it in this one.
+        part: the piece of every batch that comes.
     """
     order = range(len(store)) if order is None else order
-    return grouped(partial(_batch, store, views), order, batch_size=batch_size, start=start, workers=workers)
+    options = {"batch_size": batch_size, "start": start, "workers": workers}
+    return grouped(partial(_batch, store, views), order, part=part, **options)
 
 
 def _batch(store: MaskStore, views: MaskViews, indices: list[int]) -> MaskBatch:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sapwood.functional import branches as algebra
 from sapwood.task import Task
+from sapwood.world.sums import share, total
 
 BranchStart = Literal["official", "preserve"]
 
@@ -41,8 +42,26 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised [B, C, h, w]."""
-        learns = self.training and self.weight.requires_grad and x.numel() > x.shape[1]
+        learning = self.training and self.weight.requires_grad
+        if learning and share() is not None:
+            return self._with_others(x)
+        learns = learning and x.numel() > x.shape[1]
         return F.batch_norm(x, self.mean, self.var, self.weight, self.bias, learns, _MOMENTUM, _EPS)
+
+    def _with_others(self, x: Tensor) -> Tensor:
+        """The same in training where the batch lies with several processes in pieces."""
+        own = float(bool(share()))
+        count = total(torch.tensor(own * x.numel() / x.shape[1], device=x.device)).item()
+        if count <= 1:
+            return F.batch_norm(x, self.mean, self.var, self.weight, self.bias, False, _MOMENTUM, _EPS)
+        mean = total(own * x.sum((0, 2, 3))) / count
+        centred = x - mean.reshape(-1, 1, 1)
+        var = total(own * centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.mean.lerp_(mean, _MOMENTUM)
+            self.var.lerp_(var * count / (count - 1), _MOMENTUM)
+        scale = self.weight * (var + _EPS).rsqrt()
+        return centred * scale.reshape(-1, 1, 1) + self.bias.reshape(-1, 1, 1)
 
 
 class ConvNorm(nn.Module):

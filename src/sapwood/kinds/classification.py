@@ -28,12 +28,13 @@ from sapwood.evaluation import (
     name_pictures,
     task_cells,
 )
-from sapwood.feeds import Feed, PictureFeed
+from sapwood.feeds import Feed, PictureFeed, owned
 from sapwood.kinds.base import Kind, Round, Size, task_names
 from sapwood.network import Network
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.task import Task
+from sapwood.world.sums import summed
 
 HEADROOM = 1.25
 """Of decoded pictures over views, so that a crop is not enlarged much."""
@@ -78,11 +79,11 @@ class PictureRound(Round):
     def validate(self, network: Network, feed: Feed) -> float:
         """Accuracy of the training logits among the round's own classes."""
         own = torch.tensor(self.task.annotated)
-        right = 0
-        for batch in feed.batches(0, 0):
+        right = torch.zeros((), dtype=torch.int64)
+        for batch in owned(feed):
             logits = feed.forward(network, None, batch)[0].logits
-            right += int((own[logits[:, own].argmax(1).cpu()] == batch.targets).sum())
-        return right / len(self.held)
+            right += (own[logits[:, own].argmax(1).cpu()] == batch.targets).sum()
+        return int(summed(right)) / len(self.held)
 
     def remarks(self) -> list[str]:
         """Too few classes or pictures."""

@@ -24,7 +24,7 @@ from sapwood.data.pictures import Picture, Pictures
 from sapwood.data.sources import has_splits
 from sapwood.data.splits import validation_split
 from sapwood.errors import ConfigError, DataError
-from sapwood.feeds import Feed, MaskFeed
+from sapwood.feeds import Feed, MaskFeed, owned
 from sapwood.functional.segmentation import confusion_matrix, mean_iou
 from sapwood.kinds.base import Kind, Round, Size, task_names
 from sapwood.mask_evaluation import (
@@ -40,6 +40,7 @@ from sapwood.network import Network
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.task import Task
+from sapwood.world.sums import summed
 
 _HEADROOM = 1.25
 _VISIBLE = 0.5  # share of a class's pixels below which people are told
@@ -86,10 +87,10 @@ class MaskRound(Round):
         own = torch.zeros(classes, dtype=torch.int64)
         own[list(self.task.annotated)] = torch.tensor(self.task.annotated)
         counts = torch.zeros(classes, classes, dtype=torch.int64)
-        for batch in feed.batches(0, 0):
+        for batch in owned(feed):
             drawn = network.head.decision(feed.forward(network, None, batch)[0].logits).argmax(1).cpu()
             counts += confusion_matrix(own[drawn], batch.targets, classes)
-        share = mean_iou(counts, classes=self.task.annotated)
+        share = mean_iou(summed(counts), classes=self.task.annotated)
         return None if math.isnan(share) else share
 
     def remarks(self) -> list[str]:

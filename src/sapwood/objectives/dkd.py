@@ -15,6 +15,7 @@ from sapwood.objectives.base import Objective, Outputs
 from sapwood.objectives.pixels import among, at_least_zero
 from sapwood.settings import check
 from sapwood.task import Task
+from sapwood.world.sums import divisor
 
 if TYPE_CHECKING:
     from sapwood.heads.base import Head
@@ -112,4 +113,4 @@ class DecomposedDistillation(Objective):
         if self.config.void_train == "negative":
             return terms.mean()
         valid = targets != _IGNORE
-        return terms.where(valid, 0).sum() / valid.sum().clamp(min=1)
+        return terms.where(valid, 0).sum() / divisor(valid.sum())

@@ -10,9 +10,8 @@ from itertools import islice
 from torch import Tensor
 
 from sapwood.functional.losses import fisher_diagonal, merge_fisher, quadratic_penalty, scoped_cross_entropy
-from sapwood.functional.segmentation import pixel_cross_entropy
 from sapwood.objectives.base import Batches, Forward, Objective, Outputs, Parameters, Scope
-from sapwood.objectives.pixels import PixelConfig
+from sapwood.objectives.pixels import PixelConfig, labelled_entropy
 from sapwood.settings import check
 from sapwood.task import Snapshot, Task
 
@@ -94,7 +93,7 @@ class ElasticWeightConsolidation(Objective):
     def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
         """Mean cross entropy over the scope, of pixels over all channels; the anchor is in ``penalty``."""
         if isinstance(self.config, PixelConfig):
-            return pixel_cross_entropy(outputs.logits, targets, reduction=self.config.reduction)
+            return labelled_entropy(outputs, targets, self.config)
         return scoped_cross_entropy(outputs.logits, targets, self.scope_of(task, outputs.logits.shape[1]))
 
     def penalty(self, parameters: Parameters) -> Tensor | None:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sapwood.functional.losses import scoped_cross_entropy
-from sapwood.functional.segmentation import pixel_cross_entropy
 from sapwood.objectives.base import Objective, Outputs, Scope
-from sapwood.objectives.pixels import PixelConfig
+from sapwood.objectives.pixels import PixelConfig, labelled_entropy
 from sapwood.task import Task
 
 
@@ -32,5 +31,5 @@ class Finetune(Objective):
     def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
         """Mean cross entropy over the scope; of pixels over all channels."""
         if isinstance(self.config, PixelConfig):
-            return pixel_cross_entropy(outputs.logits, targets, reduction=self.config.reduction)
+            return labelled_entropy(outputs, targets, self.config)
         return scoped_cross_entropy(outputs.logits, targets, self.scope_of(task, outputs.logits.shape[1]))

@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from sapwood.functional.segmentation import pixel_cross_entropy
 from sapwood.objectives.base import Objective, Outputs
-from sapwood.objectives.pixels import DistillConfig, HeadInit, among, start_from_background, unbiased_loss
+from sapwood.objectives.pixels import (
+    DistillConfig,
+    HeadInit,
+    among,
+    labelled_entropy,
+    start_from_background,
+    unbiased_loss,
+)
 from sapwood.task import Task
 
 if TYPE_CHECKING:
@@ -53,5 +59,5 @@ class ModellingTheBackground(Objective):
     def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
         """Unbiased CE + strength * unbiased KD, in one pass over the logits; the first round is plain CE."""
         if teacher is None:
-            return pixel_cross_entropy(outputs.logits, targets, reduction=self.config.reduction)
+            return labelled_entropy(outputs, targets, self.config)
         return unbiased_loss(outputs, targets, teacher, task, self.config)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from sapwood.functional.pod import fold_new_channels
-from sapwood.functional.segmentation import Reduction, background_initialisation, pixel_cross_entropy, pixel_losses
+from sapwood.functional.segmentation import background_initialisation, pixel_cross_entropy, pixel_losses
 from sapwood.objectives.base import Outputs
 from sapwood.settings import check
 from sapwood.task import Task
+from sapwood.world.sums import divisor
 
 if TYPE_CHECKING:
     from sapwood.heads.base import Head
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 HeadInit = Literal["balanced", "weight_only", "random"]
 NewLogits = Literal["sum", "trim"]
 CeDenominator = Literal["valid", "all_pixels"]
-_REDUCTIONS: dict[str, Reduction] = {"valid": "mean", "all_pixels": "mean_all"}
+IGNORED = 255
 
 
 def at_least_zero(name: str, value: float) -> tuple[bool, str]:
@@ -53,11 +54,6 @@ class PixelConfig:
         """What must hold, and what to say otherwise."""
         return (among("ce_denominator", self.ce_denominator, CeDenominator),)
 
-    @property
-    def reduction(self) -> Reduction:
-        """``reduction`` of the losses in ``functional.segmentation``."""
-        return _REDUCTIONS[self.ce_denominator]
-
 
 @dataclass(frozen=True)
 class DistillConfig(PixelConfig):
@@ -81,20 +77,31 @@ class DistillConfig(PixelConfig):
         )
 
 
+def averaged(entropy: Tensor, labels: Tensor, config: PixelConfig) -> Tensor:
+    """The pixels' cross entropy [B, H, W] over those that have a label, or over all."""
+    if config.ce_denominator == "all_pixels":
+        return entropy.sum() / labels.numel()
+    return entropy.sum() / divisor((labels != IGNORED).sum())
+
+
+def labelled_entropy(outputs: Outputs, targets: Tensor, config: PixelConfig) -> Tensor:
+    """Plain cross entropy of the pixels over all channels."""
+    return averaged(pixel_cross_entropy(outputs.logits, targets, reduction="none"), targets, config)
+
+
 def distilled_loss(outputs: Outputs, targets: Tensor, teacher: Outputs | None, config: DistillConfig) -> Tensor:
     """CE + strength * KD over the old channels; plain CE without a teacher. In one pass over the logits."""
     if teacher is None:
-        return pixel_cross_entropy(outputs.logits, targets, reduction=config.reduction)
+        return labelled_entropy(outputs, targets, config)
     entropy, distilled = pixel_losses(
         outputs.logits,
         targets,
         teacher.logits,
         alpha=config.alpha,
         unbiased=False,
-        reduction=config.reduction,
+        reduction="none",
     )
-    # Distillation is a mean over all pixels whichever way the cross entropy is divided.
-    return entropy + config.strength * distilled
+    return averaged(entropy, targets, config) + config.strength * distilled.mean()
 
 
 def unbiased_loss(outputs: Outputs, targets: Tensor, teacher: Outputs, task: Task, config: DistillConfig) -> Tensor:
@@ -102,9 +109,9 @@ def unbiased_loss(outputs: Outputs, targets: Tensor, teacher: Outputs, task: Tas
     old = torch.ones(outputs.logits.shape[1], dtype=torch.bool)
     old[[*task.annotated, *task.new]] = False
     entropy, distilled = pixel_losses(
-        outputs.logits, targets, teacher.logits, old_classes=old, alpha=config.alpha, reduction=config.reduction
+        outputs.logits, targets, teacher.logits, old_classes=old, alpha=config.alpha, reduction="none"
     )
-    return entropy + config.strength * distilled
+    return averaged(entropy, targets, config) + config.strength * distilled.mean()
 
 
 def start_from_background(head: Head, task: Task, how: HeadInit) -> None:

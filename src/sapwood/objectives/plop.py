@@ -10,7 +10,7 @@ from sapwood.errors import ConfigError
 from sapwood.functional.pod import Axis, local_pod
 from sapwood.functional.segmentation import pixel_cross_entropy
 from sapwood.objectives.base import Outputs
-from sapwood.objectives.pixels import NewLogits, among, at_least_zero, growth_factor, maps_with_logits
+from sapwood.objectives.pixels import NewLogits, among, at_least_zero, growth_factor, labelled_entropy, maps_with_logits
 from sapwood.objectives.pseudo import PseudoConfig, PseudoLabelled
 from sapwood.task import Task
 
@@ -66,7 +66,7 @@ class Plop(PseudoLabelled):
     def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
         """Factor * CE on pseudo-labels + sqrt(M / N) * local POD; the first round is plain CE."""
         if teacher is None:
-            return pixel_cross_entropy(outputs.logits, targets, reduction=self.config.reduction)
+            return labelled_entropy(outputs, targets, self.config)
         labels, factor = self.relabelled(targets, teacher.logits, task)
         entropy = self.averaged(pixel_cross_entropy(outputs.logits, labels, reduction="none"), labels, factor)
         return entropy + self.distilled(outputs, teacher)

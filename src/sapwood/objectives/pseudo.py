@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sapwood.functional.pseudo import Entropy, Median, entropy_thresholds, pseudo_labels
 from sapwood.objectives.base import Objective, Told
-from sapwood.objectives.pixels import HeadInit, PixelConfig, among, start_from_background
+from sapwood.objectives.pixels import HeadInit, PixelConfig, among, averaged, start_from_background
 from sapwood.task import Task
 
 if TYPE_CHECKING:
@@ -104,9 +104,9 @@ class PseudoLabelled(Objective):
 
     def averaged(self, entropy: Tensor, labels: Tensor, factor: Tensor | None) -> Tensor:
         """The pixels' cross entropy [B, H, W] as one number, each picture's times its factor."""
-        total = entropy.sum() if factor is None else (entropy.flatten(1).sum(1) * factor.to(entropy)).sum()
-        valid = self.config.ce_denominator == "valid"
-        return total / ((labels != 255).sum().clamp(min=1) if valid else labels.numel())
+        if factor is not None:
+            entropy = entropy * factor.to(entropy)[:, None, None]
+        return averaged(entropy, labels, self.config)
 
 
 def unannotated(logits: Tensor, task: Task) -> Tensor:

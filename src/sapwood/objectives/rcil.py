@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from sapwood.functional.pod import pooled_cube_distillation
-from sapwood.functional.segmentation import pixel_cross_entropy
 from sapwood.objectives.base import Objective, Outputs
 from sapwood.objectives.pixels import (
     DistillConfig,
@@ -17,6 +16,7 @@ from sapwood.objectives.pixels import (
     among,
     at_least_zero,
     growth_factor,
+    labelled_entropy,
     maps_with_logits,
     start_from_background,
     unbiased_loss,
@@ -85,7 +85,7 @@ class RepresentationCompensation(Objective):
     def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
         """Unbiased CE + strength * unbiased KD + sqrt(M / N) * pooled cube; the first round is plain CE."""
         if teacher is None:
-            return pixel_cross_entropy(outputs.logits, targets, reduction=self.config.reduction)
+            return labelled_entropy(outputs, targets, self.config)
         return unbiased_loss(outputs, targets, teacher, task, self.config) + self.distilled(outputs, teacher)
 
     def distilled(self, outputs: Outputs, teacher: Outputs) -> Tensor:

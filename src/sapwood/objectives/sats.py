@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sapwood.functional.segmentation import pixel_cross_entropy, pixel_losses
+from sapwood.functional.segmentation import pixel_losses
 from sapwood.functional.transfer import HeadLayout, attention_transfer, labels_on_cells
 from sapwood.objectives.base import Outputs
-from sapwood.objectives.pixels import among, at_least_zero
+from sapwood.objectives.pixels import among, at_least_zero, labelled_entropy
 from sapwood.objectives.pseudo import PseudoConfig, PseudoLabelled
 from sapwood.task import Task
 
@@ -69,7 +69,7 @@ class SelfAttentionTransfer(PseudoLabelled):
         """CE on pseudo-labels + strength * unbiased KD + attention * transfer; the first round is plain CE."""
         config = self.config
         if teacher is None:
-            return pixel_cross_entropy(outputs.logits, targets, reduction=config.reduction)
+            return labelled_entropy(outputs, targets, config)
         labels, factor = self.relabelled(targets, teacher.logits, task)
         entropy, distilled = pixel_losses(outputs.logits, labels, teacher.logits, alpha=config.alpha, reduction="none")
         transfer = attention_transfer(

@@ -16,7 +16,7 @@ from sapwood.heads.base import Head
 from sapwood.heads.decoders import ConvNorm
 from sapwood.heads.dense import DenseHead
 from sapwood.objectives.base import Objective, Outputs
-from sapwood.objectives.pixels import PixelConfig, among
+from sapwood.objectives.pixels import PixelConfig, among, averaged
 from sapwood.objectives.pseudo import unannotated
 from sapwood.task import Task
 
@@ -153,8 +153,7 @@ class UnknownLabel(Objective):
         labels = self.relabelled(outputs, targets, teacher, task).where(valid, 0)
         # sum_c softplus(x_c) - x_y is the sum of the binary cross entropies against a one-hot target.
         terms = -F.logsigmoid(-logits).sum(1) - logits.gather(1, labels[:, None])[:, 0]
-        count = valid.sum().clamp(min=1) if self.config.ce_denominator == "valid" else targets.numel()
-        return terms.where(valid, 0).sum() / count
+        return averaged(terms.where(valid, 0), targets, self.config)
 
     @torch.no_grad()
     def relabelled(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:

@@ -1,0 +1,79 @@
+"""The command line in two processes: what it says, what it refuses, and what a killed one leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sapwood.learner import Learner
+from sapwood.state import State
+
+from .conftest import Start
+
+OPTIONS = ("--backbone", "random:dinov2-tiny", "--image-size", "28", "--method", "seq-lora", "--precision", "fp32")
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """Process ids of what a launcher has started."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(each) for each in found.read_text().split()]
+
+
+def test_one_speaks_for_both(start: Start, picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    state, data = tmp_path / "model", picture_folder(["ant", "bee"], 4)
+    process = start(2, "-m", "sapwood", "learn", state, data, *OPTIONS, "--epochs", "1", "--batch-size", "2", "--json")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert json.loads(output)["classes"] == ["ant", "bee"]
+    assert errors.count("new state") == 1
+    assert [version.number for version in State.open(state).versions()] == [1, 2]
+
+
+def test_refusals(start: Start, picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    state, data = tmp_path / "model", picture_folder(["ant", "bee"], 4)
+    small = start(2, "-m", "sapwood", "learn", state, data, *OPTIONS, "--batch-size", "1")
+    other = start(2, "-m", "sapwood", "show", state)
+    _, errors = small.communicate(timeout=120)
+    assert small.returncode != 0
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert lines == [
+        "error: 2 processes share batches of 1 pictures, so that some have none; start at most 1, or raise --batch-size"
+    ]
+    assert not state.exists()
+    _, errors = other.communicate(timeout=120)
+    assert errors.count("error: several processes can only learn together; start `show` once") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for child processes in /proc")
+def test_a_killed_process_ends_the_run_and_one_goes_on(
+    start: Start, picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    state, data = tmp_path / "model", picture_folder(["ant", "bee"], 8)
+    more = ("--epochs", "400", "--batch-size", "4", "--set", "training.checkpoint_seconds=0.2")
+    command = ("-m", "sapwood", "learn", state, data, *OPTIONS, *more)
+    process = start(2, *command)
+    deadline = time.monotonic() + 90
+    while not list(state.glob("training/checkpoint-*")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(children(process)[-1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    opened = State.open(state)
+    assert opened.version.number == 1, "what was committed before"
+    found = opened.training.load()
+    assert found is not None
+    assert 0 < found[1]["position"]["step"] < 1200
+    alone = start(1, *command)
+    _, errors = alone.communicate(timeout=200)
+    assert alone.returncode == 0, errors
+    assert Learner.open(state, device="cpu").classes_ == ("ant", "bee")

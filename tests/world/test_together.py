@@ -1,0 +1,93 @@
+"""Two processes that share every batch learn what one learns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sapwood.learner import Learner
+from sapwood.objectives import OBJECTIVES
+
+from .conftest import ROOT, Start
+
+TRAINING = {"epochs": 1, "batch_size": 4, "precision": "fp32", "lr": 1e-3, "balance": "none", "validation": 0.2}
+PICTURES = ("lora+ewc", "inflora", "seq-lora+ridge")
+MASKS = tuple(f"clora+{name}" if name != "finetune" else "clora" for name in OBJECTIVES if name != "ewc")
+IGNORING = ("clora", "clora+mib", "clora+plop", "clora+dkd", "clora+ssul")
+"""Learned with masks in which some pictures have more labelled pixels than others."""
+
+
+def jobs(folder: Path, pictures: list[Path], masks: list[Path]) -> list[dict[str, Any]]:
+    """Rounds of 13 pictures, ten to train on: the last batch has two, one for each, or one, on loan to the second."""
+    made: list[dict[str, Any]] = []
+    for method in PICTURES + MASKS:
+        drawn = method in MASKS
+        training = TRAINING | ({"batch_size": 3} if drawn else {})
+        made.append(
+            {
+                "state": str(folder / method),
+                "method": method,
+                "kind": "segmentation" if drawn else "classification",
+                "backbone": "random:dinov2-tiny",
+                "size": [28, 42] if drawn else 28,
+                "rounds": list(map(str, masks if drawn else pictures)),
+                "settings": {"training": training},
+                "unlabelled": "ignore" if method in IGNORING else "background",
+            }
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("together")
+
+
+@pytest.fixture
+def learned(folders: Path, start: Start, picture_folder: Callable[..., Path], mask_folder: Callable[..., Path]) -> Path:
+    """Folders ``1`` and ``2``: the states that one process and two have made of the same pictures."""
+    if not (folders / "2").is_dir():
+        pictures = [picture_folder(names, 6, name="-".join(names)) for names in (["ant", "bee"], ["cat", "dog"])]
+        masks = [
+            mask_folder(["ant", "bee"], 12, name="first-masks", size=(40, 60)),
+            mask_folder(["cat", "dog"], 12, also=["bee"], name="second-masks", size=(40, 60)),
+        ]
+        for processes in (1, 2):
+            (folders / str(processes)).mkdir()
+            plan = folders / f"{processes}.json"
+            plan.write_text(json.dumps(jobs(folders / str(processes), pictures, masks)))
+            process = start(processes, ROOT / "tests" / "world" / "together.py", processes, plan)
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors
+    return folders
+
+
+def losses(state: Path) -> list[float]:
+    """Of all epochs of all rounds."""
+    logs = sorted(state.glob("tasks/*/log.jsonl"))
+    return [json.loads(line)["loss"] for log in logs for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", PICTURES + MASKS)
+def test_two_learn_what_one_learns(learned: Path, name: str) -> None:
+    one, two = learned / "1" / name, learned / "2" / name
+    assert len(losses(one)) == 2
+    assert losses(two) == pytest.approx(losses(one), rel=2e-5)
+    first, second = Learner.open(one, device="cpu"), Learner.open(two, device="cpu")
+    assert [task["trainable_parameters"] for task in second.record["tasks"]] == [
+        task["trainable_parameters"] for task in first.record["tasks"]
+    ]
+    assert second.accuracy_[-1][-1] == pytest.approx(first.accuracy_[-1][-1], abs=0.02)
+    counted = [[task["train_gmacs"] for task in learner.record["tasks"]] for learner in (first, second)]
+    for alone, shared in zip(*counted, strict=True):  # pictures on loan, and passes that every process makes, count too
+        assert alone < 1.02 * shared < 2.1 * alone
+    size = (28, 42) if name not in PICTURES else (28, 28)
+    images = torch.randint(0, 256, (3, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours, theirs = first.network.predict(images), second.network.predict(images)
+    assert torch.allclose(ours, theirs, atol=5e-3, rtol=1e-2), float((ours - theirs).abs().max())
