@@ -27,7 +27,7 @@ from sapwood.network import Network
 from sapwood.objectives.base import Objective
 from sapwood.preparation import prepare_round
 from sapwood.progress import Progress
-from sapwood.rounds import learn_round, standing
+from sapwood.rounds import begin_round, learn_round, standing
 from sapwood.settings import TrainingConfig
 from sapwood.state import State, Version
 from sapwood.training import stop_on_signals
@@ -186,11 +186,18 @@ class Learner:
                 acceptance = Acceptance(prepared, self.state.version, max_drop, network, progress, stop.check)
 
             # Nothing is written before: what fails up to here leaves no half-learned round behind.
-            if where == "new":
-                world.first(lambda: checkpoints.begin(prepared.plan))
+            beginning = (checkpoints, prepared.plan, where, network, config.batch_size)
+            attention = world.first(lambda: begin_round(*beginning))
             self._parts = None  # what follows changes them; only a commit makes them the current version's
             learned = learn_round(
-                network, objective, round_, config, checkpoints=checkpoints, progress=progress, stop=stop
+                network,
+                objective,
+                round_,
+                config,
+                checkpoints=checkpoints,
+                progress=progress,
+                stop=stop,
+                attention=attention,
             )
             confusion = prepared.measure(network, progress, stop.check)
             if acceptance is not None and (refusal := acceptance.refusal(confusion)):

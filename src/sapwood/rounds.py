@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from sapwood.backbones.attention import attending, fastest_attention
+from sapwood.backbones.base import Attention
 from sapwood.collector import Collector
 from sapwood.errors import ConfigError
 from sapwood.feeds import Feed
@@ -24,7 +26,7 @@ from sapwood.operations import Tally
 from sapwood.passing import Rows
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
-from sapwood.state import State
+from sapwood.state import State, TrainingFolder
 from sapwood.training import Checkpoints, Stop, Trained, train
 from sapwood.world.sums import summed
 
@@ -46,8 +48,9 @@ def learn_round(
     checkpoints: Keeper,
     progress: Progress,
     stop: Stop,
+    attention: Attention = "sdpa",
 ) -> dict[str, Any]:
-    """Teach the network a round, in place.
+    """Teach the network a round, in place; ``attention`` is how it is computed in steps.
 
     Order: the head grows; adapter and head learn by gradient; the adapter folds, and the head merges, what was learned.
     A head that is fitted on pooled features then carries its statistics along if the features moved, and is fitted on
@@ -93,7 +96,8 @@ def learn_round(
         else:
             feed, held = data.feed(config, stays=not moves), data.plain_feed(config, held=True, stays=not moves)
         objective.before_task(partial(_pictures, data, config, stop, tally), partial(_told, teacher), task)
-        with network.watching(_watched(objective, teacher)), head.training_mode(True):
+        watching = network.watching(_watched(objective, teacher))
+        with watching, head.training_mode(True), attending(network.backbone, attention):
             trained = train(
                 network,
                 objective,
@@ -185,6 +189,21 @@ def plan_of(record: Mapping[str, Any], data: Round, training: Mapping[str, Any])
 def _base(tasks: Sequence[Mapping[str, Any]]) -> list[Any]:
     """What a round is learned on top of: measuring in between makes a new version, but no new base."""
     return [len(tasks), tasks[-1]["folder"] if tasks else None]
+
+
+def begin_round(
+    training: TrainingFolder, plan: Mapping[str, Any], where: str, network: Network, batch_size: int
+) -> Attention:
+    """Note the plan of a round that is ``new``; how attention is computed belongs to it, since bits depend on it.
+
+    Returns:
+        What is the fastest here, or of a half-learned round what it began with.
+    """
+    if where != "new":
+        return (training.plan() or {}).get("attention", "sdpa")
+    attention = fastest_attention(network.backbone, batch_size) if network.adapter.moves else "sdpa"
+    training.begin({**plan, "attention": attention})
+    return attention
 
 
 def standing(state: State, plan: Mapping[str, Any], restart: bool) -> Literal["new", "half learned", "committed"]:

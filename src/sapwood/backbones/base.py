@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -156,11 +156,13 @@ class Backbone(nn.Module, ABC):
         sites: where adapters may sit.
         maps: paths of the modules whose outputs are feature maps, in the order in which they run: all blocks, or the
             stages of hierarchical encoders.
+        uniform: every block attends to all tokens with ``info.heads`` heads.
     """
 
     info: BackboneInfo
     sites: tuple[Site, ...]
     maps: tuple[str, ...] = ()
+    uniform: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tokens:

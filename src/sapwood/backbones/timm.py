@@ -35,6 +35,8 @@ class TimmBackbone(Backbone):
         name, revision: see ``BackboneInfo``.
     """
 
+    uniform = True
+
     def __init__(self, model: Any, *, name: str, revision: str) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)

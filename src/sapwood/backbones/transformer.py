@@ -21,6 +21,8 @@ class TransformersBackbone(LibraryBackbone):
         origin: see ``LibraryBackbone``.
     """
 
+    uniform = True
+
     def __init__(self, model: Any, family: str, **origin: Any) -> None:
         row, config = FAMILIES[family], model.config
         table = pixels(config.image_size)
