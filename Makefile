@@ -15,7 +15,7 @@ MEMORY := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 4000000 { 
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format install install-dev clean
+.PHONY: demo test bench lint format install install-dev clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sapwood demo
@@ -23,6 +23,10 @@ demo: $(VENV)/.installed
 # One thread a worker: with JOBS workers of one thread each the cores are full and no result depends on their number.
 test: $(VENV)/.installed-dev
 	$(MEMORY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Every claim on speed and memory, measured here; runs that are kept in docs/results/performance are not repeated.
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/page.py $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
