@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from sapwood.backbones.base import Tokens
+from sapwood.functional.openset import shrunk
+from sapwood.functional.statistics import unpack_triangle
 from sapwood.heads import HEADS, DenseHead, Features
 from sapwood.heads.base import PooledHead
+from sapwood.heads.class_gaussians import ClassGaussians
 from sapwood.heads.dense import DenseConfig
-from sapwood.heads.gaussian import ClassGaussians
 from sapwood.repair_sums import parameter_names, regrouped
 
 DIM = 6
@@ -163,3 +165,38 @@ def test_an_anchor_keeps_the_rows_of_the_classes_that_stay():
         "anchor.head.stems.group1.weight",
     }
     assert meta == {"classes": 2}
+
+
+@pytest.mark.parametrize("covariance", ["class", "shared"])
+def test_what_a_gradient_head_keeps_of_a_picture_can_be_taken_out(covariance):
+    data = draw([0, 1, 2] * 8)
+
+    def kept(features: Features) -> PooledHead:
+        head = HEADS["linear"](HEADS["linear"].Config(align="gaussian", covariance=covariance), DIM)
+        head.grow(3, torch.Generator().manual_seed(1))
+        head.fit(features, None, torch.Generator().manual_seed(2))
+        head.learn_known(features, None, stays=True)
+        return head
+
+    head, gone = kept(data), torch.tensor([1, 4, 7, 10])
+    rest = torch.ones(24, dtype=torch.bool)
+    rest[gone] = False
+    never = kept(Features(data.x[rest], data.y[rest]))
+    head.gaussians.forget(Features(data.x[gone], data.y[gone]))
+    head.known.forget(data.x[gone], 1, 4)
+    for name in ("mean", "covariance", "count"):
+        torch.testing.assert_close(getattr(head.gaussians, name), getattr(never.gaussians, name), atol=1e-5, rtol=1e-5)
+    for name in ("total", "count", "packed_gram"):
+        torch.testing.assert_close(getattr(head.known, name), getattr(never.known, name), atol=1e-8, rtol=0)
+
+
+def test_gaussians_of_sums_are_those_of_their_features():
+    data = draw([0, 1, 1, 3] * 30)
+    head = fitted("prototype", {}, data, 4)
+    made, observed = ClassGaussians.of(head.known.sums), ClassGaussians(DIM, shared=True)
+    observed.grow(4)
+    observed.observe(data)
+    assert made.count.tolist() == [30, 60, 0, 30]
+    torch.testing.assert_close(made.mean, observed.mean)
+    wanted = shrunk(unpack_triangle(observed.covariance[0]), 120 - 3)
+    torch.testing.assert_close(unpack_triangle(made.covariance[0]), wanted.float(), atol=1e-5, rtol=1e-5)

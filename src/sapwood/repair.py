@@ -9,14 +9,26 @@ import torch
 
 from sapwood.data.legend import BACKGROUND
 from sapwood.errors import ConfigError, DataError
+from sapwood.heads.gaussian import GradientHead
 from sapwood.history import FEATURES, as_json_lines
 from sapwood.kinds.base import task_names
 from sapwood.probes import PIXELS, ROWS, other_probes
 from sapwood.progress import Progress
+from sapwood.repair_correction import adapter_holds
 from sapwood.repair_draft import Draft
 from sapwood.repair_record import forget_measured, known_class, recount, renamed
-from sapwood.repair_steps import Repair, finish, forget_pictures, holdovers, other_labels, regroup
-from sapwood.repair_sums import Sums, channels, computed, kept_features, open_head, refit, stacked, stays
+from sapwood.repair_steps import (
+    Repair,
+    finish,
+    forget_pictures,
+    holdovers,
+    other_labels,
+    regroup,
+    relabel_rows,
+    relabel_sums,
+    rounds_with,
+)
+from sapwood.repair_sums import Sums, open_head
 from sapwood.state import State
 
 __all__ = ["Repair", "kept_bytes", "list_classes", "merge_classes", "relabel", "remove_class", "rename_class"]
@@ -76,7 +88,6 @@ def merge_classes(state: State, old: str, into: str) -> Repair:
             raise DataError(f"class {old!r} cannot be merged with itself; name two classes")
         draft = Draft(state)
         head = open_head(draft)
-        remarks = []
         ids = {entry["name"]: entry["id"] for entry in draft.record["classes"]}
         for index in range(len(draft.tasks)):
             rows = draft.rows(index)
@@ -84,12 +95,13 @@ def merge_classes(state: State, old: str, into: str) -> Repair:
                 rows = [{**row, "label": ids[into]} if row["label"] == ids[old] else row for row in rows]
                 draft.put_rows(index, rows, None)
         _regroup_probes(draft, ids[old], ids[into])
+        remarks = adapter_holds(draft, rounds_with(draft, old), f"on {old!r} as a class of its own")
         if head.fitted == "gradient":
             remarks.append(
-                f"the row of {into!r} stays as it was trained, that of {old!r} is gone: pictures like those of {old!r} "
-                f"are called {into!r} only as far as they look like it; learn some of them as {into!r}"
+                f"the row of {into!r} is its own, that of {old!r} is gone; where pictures like those of {old!r} are "
+                f"not called {into!r}, learn some of them as {into!r}"
             )
-        regroup(draft, head, old, into)
+        remarks += regroup(draft, head, old, into)
         return finish(draft, f"merge {old} -> {into}", remarks)
 
 
@@ -138,7 +150,7 @@ def remove_class(
             for part in ("head", "objective"):
                 draft.put_part(index, part, None)
             draft.put(index, "backbone.safetensors", None)
-        regroup(draft, head, name, None)
+        remarks += regroup(draft, head, name, None)
         remarks.append(f"earlier versions still hold {name!r}: `sapwood prune {state.path} --keep 1` removes them")
         return finish(draft, f"remove {name}", remarks)
 
@@ -154,8 +166,10 @@ def relabel(
     """Count pictures that were learned for another class.
 
     Of a head that predicts from statistics, on a backbone that stays, the sums are afterwards what they would be had
-    the pictures been learned so, with the strength and the temperature of before. Elsewhere only what is remembered of
-    the pictures changes, and the remarks say so.
+    the pictures been learned so, with the strength and the temperature of before. Where the features have moved since,
+    those of today are moved between the classes. Rows that were trained by gradients are re-tuned on these pictures
+    with their new label beside features drawn from what the head keeps of all classes. The remarks say what came of
+    it, and what may still hold the old labels.
 
     Args:
         state: to change.
@@ -174,33 +188,30 @@ def relabel(
         draft = Draft(state)
         changed, before, store = other_labels(draft, pictures, to, progress)
         names = {entry["id"]: entry["name"] for entry in draft.record["classes"]}
+        identifier = next(each for each, name in names.items() if name == to)
         head = open_head(draft)
-        remarks = []
-        if isinstance(head, Sums) and stays(draft.record):
-            channel = channels(draft.record)
-            if not refit(head, draft):
-                wanted = [row["sha256"] for row in before]
-                features = kept_features(draft, wanted)
-                rest = [sha256 for sha256 in wanted if sha256 not in features]
-                features |= computed(state, store, rest, device, progress)
-                head.forget(stacked(before, features, channel))
-                identifier = next(each for each, name in names.items() if name == to)
-                head.observe(stacked([{**row, "label": identifier} for row in before], features, channel))
-            head.settle()
-            draft.put_part(len(draft.tasks) - 1, "head", head.state())
-        else:
-            remarks.append(
-                "what predicts has not changed: it was trained with the old labels and cannot unlearn them; "
-                f"learn such pictures as {to!r} in a further round"
-            )
+        corrects = isinstance(head, Sums | GradientHead)
         draft.record = forget_measured(draft.record, {names[row["label"]] for row in before} | {to}, changed)
         for index in changed:
             task = draft.tasks[index]
             recount(task, draft.rows(index), names)
             adapter = task["parts"].get("adapter")
-            if not remarks and adapter is not None and isinstance(adapter["meta"].get("classes"), list):
+            if corrects and adapter is not None and isinstance(adapter["meta"].get("classes"), list):
                 order = {name: position for position, name in enumerate(task_names(draft.record))}
                 adapter["meta"]["classes"] = [order[name] for name in task["annotated"]]
+        how = (before, store, identifier, device, progress)
+        if isinstance(head, Sums):
+            remarks = relabel_sums(draft, head, *how)
+        elif isinstance(head, GradientHead):
+            remarks = relabel_rows(draft, head, *how)
+        else:
+            remarks = [
+                "what predicts has not changed: it was trained with the old labels and cannot unlearn them; "
+                f"learn such pictures as {to!r} in a further round"
+            ]
+        if corrects:
+            draft.put_part(len(draft.tasks) - 1, "head", head.state())
+        remarks += adapter_holds(draft, changed, "with the old labels of these pictures")
         counts = Counter(row["label"] for index in range(len(draft.tasks)) for row in draft.rows(index))
         remarks += [
             f"no picture of {name!r} is left; `sapwood classes {state.path} remove {name!r}` takes the class away"

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from sapwood.data.store import PictureStore
 from sapwood.errors import ConfigError, DataError
-from sapwood.heads.base import Head
+from sapwood.heads.base import Features, Head, PooledHead
 from sapwood.heads.gaussian import GradientHead
 from sapwood.kinds.base import task_names
 from sapwood.progress import Progress
+from sapwood.repair_correction import adapter_holds, anchored, correct, move_statistics, remembered
 from sapwood.repair_draft import Draft
 from sapwood.repair_record import groups_without, recount, without
 from sapwood.repair_sums import (
     Row,
     Sums,
-    adapted,
+    called,
     channels,
     computed,
     kept_features,
@@ -53,18 +55,26 @@ def finish(draft: Draft, note: str, remarks: Iterable[str]) -> Repair:
     return Repair(version, (*remarks, *dropped))
 
 
-def regroup(draft: Draft, head: Head, old: str, into: str | None) -> None:
-    """Take a class out of record, head, objective and adapter, or make it a part of another."""
+def regroup(draft: Draft, head: Head, old: str, into: str | None) -> list[str]:
+    """Take a class out of record, head, objective and adapter, or make it a part of another: remarks.
+
+    Rows that were trained by gradients are corrected.
+    """
     last, groups = len(draft.tasks) - 1, groups_without(task_names(draft.record), old, into)
+    gaussians = remembered(head) if isinstance(head, GradientHead) else None
     names = parameter_names(head, lambda: head.regroup(groups))  # type: ignore[operator]
     if isinstance(head, Sums):
         head.settle()
     draft.record = without(draft.record, old, into)
+    snapshot, remarks = regrouped(draft.part(last, "objective"), groups, names), []
+    if isinstance(head, GradientHead):
+        remarks = correct(draft, head, gaussians, groups)
+        snapshot = anchored(snapshot, head)
     draft.put_part(last, "head", head.state())
-    tensors, meta = regrouped(draft.part(last, "objective"), groups, names)
-    if tensors or meta:
-        draft.put_part(last, "objective", (tensors, meta))
+    if any(snapshot):
+        draft.put_part(last, "objective", snapshot)
     _close_experts(draft)
+    return remarks
 
 
 def _close_experts(draft: Draft) -> None:
@@ -133,6 +143,12 @@ def forget_pictures(
     return _still_there(name, f"{len(missing)} of its pictures were not there to be taken out") if missing else []
 
 
+def _called_so(draft: Draft, was: list[int], now: list[int], to: int) -> str:
+    channel = channels(draft.record)[to]
+    name = task_names(draft.record)[channel]
+    return f"of {len(now)} given, {now.count(channel)} are called {name!r} now, {was.count(channel)} before"
+
+
 def _still_there(name: str, why: str) -> list[str]:
     return [f"the sums that all classes share still hold {name!r}: {why}. No picture is called {name!r} any more"]
 
@@ -141,20 +157,82 @@ def holdovers(draft: Draft, head: Head, name: str) -> list[str]:
     """What may still hold a class once its own rows and statistics are gone."""
     found = []
     if head.fitted == "gradient":
-        found.append(f"the rows of the other classes were trained beside that of {name!r} and stay as they are")
-    if isinstance(head, GradientHead):
+        stay = "" if isinstance(head, GradientHead) else " and stay as they are"
+        found.append(f"the rows of the other classes were trained beside that of {name!r}{stay}")
+    if isinstance(head, GradientHead) and head.known.complete:
         found.append(f"the covariance that all classes share, of what is known, still holds pictures of {name!r}")
-    rounds = [
-        repr(task["name"])
-        for task in draft.tasks
-        if name in task["annotated"] and (draft.record["parts"]["adapter"] != "none" and adapted(draft.record, task))
+    return found + adapter_holds(draft, rounds_with(draft, name), f"on pictures of {name!r}")
+
+
+def rounds_with(draft: Draft, name: str) -> list[int]:
+    """Rounds that taught a class."""
+    return [index for index, task in enumerate(draft.tasks) if name in task["annotated"]]
+
+
+def relabel_sums(
+    draft: Draft,
+    head: Sums,
+    before: Sequence[Row],
+    store: PictureStore,
+    to: int,
+    device: str | torch.device | None,
+    progress: Progress,
+) -> list[str]:
+    """Count pictures for another class (by its id) in a head's sums: remarks.
+
+    Exact on a backbone that stays. Where the features have moved, those of today are moved: what the Gram matrix holds
+    is the same under any label, and the rest differs by as much as the sums do from features of today.
+    """
+    assert isinstance(head, PooledHead)
+    channel, same = channels(draft.record), stays(draft.record)
+    if same and refit(head, draft):
+        head.settle()
+        return []
+    wanted = [row["sha256"] for row in before]
+    features = kept_features(draft, wanted) if same else {}
+    rest = [sha256 for sha256 in wanted if sha256 not in features]
+    features |= computed(draft.state, store, rest, device, progress)
+    old = draft.state.version.record
+    was = [] if same else called(old, draft.state, head, features, store, device, progress)
+    head.forget(stacked(before, features, channel))
+    head.observe(stacked([{**row, "label": to} for row in before], features, channel))
+    head.settle()
+    if same:
+        return []
+    now = called(draft.record, draft.state, head, features, store, device, progress)
+    return [
+        _called_so(draft, was, now, to),
+        "the sums are not exactly what they would be had the pictures been learned so, since the features have moved: "
+        "what was taken from one class and given to the other are features of today",
     ]
-    if rounds:
-        found.append(
-            f"the adapter was trained on pictures of {name!r} in round {', '.join(rounds)}, and may still hold what it "
-            "learned from them; only a state that is learned anew without them does not"
-        )
-    return found
+
+
+def relabel_rows(
+    draft: Draft,
+    head: GradientHead,
+    before: Sequence[Row],
+    store: PictureStore,
+    to: int,
+    device: str | torch.device | None,
+    progress: Progress,
+) -> list[str]:
+    """Correct rows that were trained by gradients, once pictures have the label of another class (by its id): remarks.
+
+    The pictures are put through the network as it is today.
+    """
+    channel, last = channels(draft.record)[to], len(draft.tasks) - 1
+    features = computed(draft.state, store, [row["sha256"] for row in before], device, progress)
+    was = called(draft.state.version.record, draft.state, head, features, store, device, progress)
+    remarks = move_statistics(draft, head, before, features, channel)
+    given = Features(torch.stack(list(features.values())), torch.full((len(features),), channel))
+    same = [[index] for index in range(head.classes)]
+    remarks = correct(draft, head, remembered(head), same, given) + remarks
+    now = called(draft.record, draft.state, head, features, store, device, progress)
+    remarks.insert(0, _called_so(draft, was, now, to))
+    snapshot = anchored(draft.part(last, "objective"), head)
+    if any(snapshot):
+        draft.put_part(last, "objective", snapshot)
+    return remarks
 
 
 def other_labels(draft: Draft, pictures: Any, to: str, progress: Progress) -> tuple[list[int], list[Row], Any]:

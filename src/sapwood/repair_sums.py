@@ -8,15 +8,17 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sapwood.adapters import ADAPTERS
 from sapwood.assembly import assemble, config_types, resolve_precision, training_config
 from sapwood.data.given import as_pictures
 from sapwood.data.store import PictureStore
 from sapwood.errors import ConfigError
 from sapwood.heads import HEADS
-from sapwood.heads.base import Features, Head
+from sapwood.heads.base import Features, Head, PooledHead
 from sapwood.heads.classifiers import Groups
 from sapwood.kinds import KINDS
-from sapwood.passing import extract
+from sapwood.network import Network
+from sapwood.passing import extract, run_pass
 from sapwood.progress import Progress
 from sapwood.repair_draft import Draft
 from sapwood.settings import build
@@ -142,22 +144,46 @@ def computed(
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
     """Features [d] by sha256 of those pictures of a store that are wanted, from the network as it is."""
-    place = {sha256: index for index, sha256 in enumerate(store.sha256)}
-    chosen = [sha256 for sha256 in dict.fromkeys(wanted) if sha256 in place]
+    chosen, part = _chosen(store, wanted)
     if not chosen:
         return {}
-    record = state.version.record
+    network, options = _opened(state.version.record, state, device)
+    features = extract(network, part, progress=progress, check=check, **options)
+    return dict(zip(chosen, features, strict=True))
+
+
+def called(
+    record: Mapping[str, Any],
+    state: State,
+    head: PooledHead,
+    features: Mapping[str, Tensor],
+    store: PictureStore,
+    device: str | torch.device | None,
+    progress: Progress,
+) -> list[int]:
+    """Channels by which pictures are called, in the order of their features, by a record with this head."""
+    if not ADAPTERS[record["parts"]["adapter"]].calibrates:
+        return head.logits(torch.stack(list(features.values()))).argmax(1).tolist()
+    network, options = _opened(record, state, device)
+    network.head.load(*head.state())
+    _, part = _chosen(store, features)
+    return run_pass(part, network.predict, what="predictions", progress=progress, **options).argmax(1).tolist()
+
+
+def _chosen(store: PictureStore, wanted: Iterable[str]) -> tuple[list[str], PictureStore]:
+    """Those of the wanted pictures that a store has, once each and in their order."""
+    place = {sha256: index for index, sha256 in enumerate(store.sha256)}
+    chosen = [sha256 for sha256 in dict.fromkeys(wanted) if sha256 in place]
+    return chosen, store.subset(place[sha256] for sha256 in chosen)
+
+
+def _opened(
+    record: Mapping[str, Any], state: State, device: str | torch.device | None
+) -> tuple[Network, dict[str, Any]]:
+    """A version's network, and how pictures go through it."""
     config, device = training_config(record), torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     network, _ = assemble(record, state, device, resolve_precision(config.precision, device))
-    features = extract(
-        network,
-        store.subset(place[sha256] for sha256 in chosen),
-        image_size=record["image_size"],
-        batch_size=max(config.batch_size, _SMALLEST_BATCH),
-        progress=progress,
-        check=check,
-    )
-    return dict(zip(chosen, features, strict=True))
+    return network, {"image_size": record["image_size"], "batch_size": max(config.batch_size, _SMALLEST_BATCH)}
 
 
 def regrouped(snapshot: Snapshot, groups: Groups, names: Mapping[str, str]) -> Snapshot:

@@ -7,7 +7,8 @@ import torch
 from sapwood.functional.losses import scoped_cross_entropy
 from sapwood.functional.statistics import unpack_triangle
 from sapwood.heads import HEADS, CosineHead, Features, LinearHead
-from sapwood.heads.gaussian import ClassGaussians, align
+from sapwood.heads.class_gaussians import ClassGaussians
+from sapwood.heads.gaussian import align
 
 DIM = 12
 

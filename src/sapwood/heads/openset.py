@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sapwood.functional.moments import taken_out
 from sapwood.functional.openset import LEAST, Sums, folds, held_out_distances, limit_of, within_covariance
 from sapwood.functional.statistics import exact, pack_triangle, unpack_triangle
 from sapwood.heads.classifiers import Groups
@@ -59,6 +60,20 @@ class OpenSet:
         self.total.index_add_(0, y, x, alpha=sign)
         self.count += sign * torch.bincount(y, minlength=len(self.count))
         self.packed_gram += sign * pack_triangle(x.T @ x)
+
+    def forget(self, x: Tensor, label: int, number: int) -> None:
+        """Take so many pictures of a class out of the sums, whose features are like [k, d].
+
+        Exact where these are their features; else the covariance that all classes share stays one.
+        """
+        mean, scatter = self.total[label] / self.count[label].clamp(min=1), self.sums.gram - self._between()
+        left = taken_out(mean, scatter, int(self.count[label]), x.cpu(), number)
+        self.count[label], self.total[label] = left.count, left.mean * left.count
+        self.packed_gram = pack_triangle(left.scatter + self._between())
+
+    def _between(self) -> Tensor:
+        """What the Gram matrix would be if all pictures were their class's mean."""
+        return self.total.T @ (self.total / self.count.clamp(min=1).unsqueeze(1))
 
     def clear(self) -> None:
         """Take all pictures out of the sums; what held-out ones showed stays."""
