@@ -17,7 +17,7 @@ from sapwood.data.store import PictureStore
 from sapwood.errors import ConfigError, DataError, RoundRefused
 from sapwood.learner import Learner
 from sapwood.preparation import prepare_round
-from sapwood.probes import as_pictures, kept_bytes, read_probes, remove_probes
+from sapwood.probes import kept_bytes, read_probes, remove_probes
 from sapwood.progress import Progress
 from sapwood.repair import list_classes, merge_classes, remove_class, rename_class
 
@@ -58,7 +58,7 @@ def digests(learner: Learner, name: str = "pictures.jsonl") -> set[str]:
 
 def test_what_is_kept_is_never_learned_and_is_the_picture_as_it_was_seen(learner: Learner, first: Path) -> None:
     probes = read_probes(learner.state)
-    assert {name: [p.label for p in probes].count(name) for name in learner.classes_} == {
+    assert {name: [p.classes[0] for p in probes].count(name) for name in learner.classes_} == {
         "ant": 4,
         "bee": 4,
         "cow": 1,  # at most half
@@ -70,7 +70,7 @@ def test_what_is_kept_is_never_learned_and_is_the_picture_as_it_was_seen(learner
     assert not kept & seen
     assert {entry["name"]: entry["pictures"] for entry in list_classes(learner.state)}["ant"] == 8
 
-    store = PictureStore(as_pictures(probes), 35)  # a quarter above the views
+    store = PictureStore(learner.kind.probe_pictures(probes), 35)  # a quarter above the views
     originals = PictureStore(learner.kind.read(first), 35)
     given = {sha256: originals[index] for index, sha256 in enumerate(originals.sha256)}
     for index, probe in enumerate(probes):
@@ -86,7 +86,7 @@ def test_old_classes_are_measured_on_what_was_kept(tmp_path: Path, learner: Lear
     learner.learn(second, task="two")  # as the round before
     probes = read_probes(learner.state)
     assert {probe.sha256 for probe in probes} > before
-    assert sum(probe.label in ("eel", "fox") for probe in probes) == 8
+    assert sum(probe.classes[0] in ("eel", "fox") for probe in probes) == 8
     assert learner.record["accuracy_on"] == ["probe", "probe"]
 
     # The same pictures, from their files, through `evaluate`: a cell is what anybody would measure.
@@ -120,7 +120,7 @@ def test_what_is_kept_stays_out_of_later_rounds(learner: Learner, first: Path, p
     assert "4 of the pictures are kept to measure on already, and are not learned" in listener.lines
     assert not digests(learner) & {probe.sha256 for probe in probes}
     assert kept < {probe.sha256 for probe in probes}
-    assert sum(probe.label == "bee" for probe in probes) == 4  # pictures that come twice are not chosen
+    assert sum(probe.classes == ("bee",) for probe in probes) == 4  # pictures that come twice are not chosen
 
     learner.learn(again, task="none", keep_probe=0)
     assert learner.record["keep_probe"] == 0
@@ -186,26 +186,34 @@ def test_removed_pictures_leave_no_byte(learner: Learner, picture_folder: Folder
 def test_a_class_takes_its_pictures_along(learner: Learner) -> None:
     state, probes = learner.state, read_probes(learner.state)
     rename_class(state, "bee", "wasp")
-    assert [p.label for p in read_probes(state)] == [{"bee": "wasp"}.get(p.label, p.label) for p in probes]
+    assert [p.classes[0] for p in read_probes(state)] == [
+        {"bee": "wasp"}.get(p.classes[0], p.classes[0]) for p in probes
+    ]
     remove_class(state, "ant")
-    now = [replace(p, label={"bee": "wasp"}.get(p.label, p.label)) for p in probes]
-    assert read_probes(state) == [p for p in now if p.label != "ant"]
+    now = [replace(p, classes=({"bee": "wasp"}.get(p.classes[0], p.classes[0]),)) for p in probes]
+    assert read_probes(state) == [p for p in now if p.classes != ("ant",)]
     merge_classes(state, "cow", "wasp")
-    assert {p.label for p in read_probes(state)} == {"wasp"}
+    assert {p.classes for p in read_probes(state)} == {("wasp",)}
     assert len(read_probes(state)) == 5
     state.prune(1)
-    ants = {p.sha256 for p in probes if p.label == "ant"}
+    ants = {p.sha256 for p in probes if p.classes == ("ant",)}
     assert not any(sha256 in path.read_text() for path in state.path.rglob("*.jsonl") for sha256 in ants)
     remove_class(state, "wasp")
     assert read_probes(state) == []
 
 
-def test_what_is_refused(learner: Learner, tmp_path: Path, first: Path, mask_folder: Folders) -> None:
+def test_what_is_refused(learner: Learner, tmp_path: Path, first: Path) -> None:
     with pytest.raises(ConfigError, match="--keep-probe must be 0 or more"):
         learner.learn(first, keep_probe=-1)
-    masks = Learner.create(tmp_path / "masks", backbone="random:dinov2-tiny", kind="segmentation", image_size=28)
-    with pytest.raises(ConfigError, match="--keep-probe: only for states that name pictures"):
-        masks.learn(mask_folder(["road"], 2, name="masks-data"), keep_probe=2)
+    store = PictureStore(learner.kind.read(first), 35)
+    kept = {probe.sha256 for probe in read_probes(learner.state)}
+    (tmp_path / "other" / "fox").mkdir(parents=True)
+    shutil.copytree(first / "bee", tmp_path / "other" / "bee")
+    for picture, sha256 in zip(store.pictures, store.sha256, strict=True):
+        if sha256 in kept and picture.label == "ant":
+            shutil.copy(picture.name, tmp_path / "other" / "fox")
+    with pytest.raises(DataError, match="all pictures of the new class 'fox' are kept by"):
+        learner.learn(tmp_path / "other")
 
 
 def test_evaluation_says_which_pictures_were_learned(learner: Learner, first: Path) -> None:

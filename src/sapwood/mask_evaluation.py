@@ -161,7 +161,12 @@ def count_pixels(
     stop: Callable[[], None] = lambda: None,
     look: Callable[[Tensor], None] = lambda counts: None,
 ) -> Tensor:
-    """Pixels [K, K] of truth against prediction, at the masks' own resolution; ``look`` gets those of each picture."""
+    """Pixels [K, K] of truth against prediction, at the masks' own resolution; ``look`` gets those of each picture.
+
+    Where masks label some classes alone (``Picture.annotated``), background that is drawn as another class counts
+    nowhere: it may be of that class. Nor is a class measured there that has no true pixel: what is drawn as it counts
+    against the class that is there, not against itself.
+    """
     legend = tests.pictures.legend
     table = legend.lookup({name: index for index, name in enumerate(names)}, others=options.future)
     counts = torch.zeros(len(names), len(names), dtype=torch.int64)
@@ -179,14 +184,30 @@ def count_pixels(
             truths.append(truth)
             yield image
 
-    for found in draw(network, pictures(), size, tile=options.tile):
+    for picture, found in zip(own, draw(network, pictures(), size, tile=options.tile), strict=True):
         truth = truths.pop(0)
         drawn = confusion_matrix(torch.from_numpy(found), torch.from_numpy(truth), len(names))
+        if picture.annotated is not None:
+            drawn[0, [name not in picture.annotated and name != BACKGROUND for name in names]] = 0
         look(drawn)
         counts += drawn
         progress.advance(processes())
     progress.finish()
-    return summed(counts)
+    counts = summed(counts)
+    return counts if all(picture.annotated is None for picture in tests.pictures) else _only_measured(counts)
+
+
+def _only_measured(counts: Tensor) -> Tensor:
+    """Counts without the columns of classes that have no true pixel; of the others these pixels are still missing.
+
+    >>> _only_measured(torch.tensor([[5, 1, 2], [0, 6, 3], [0, 0, 0]])).tolist()
+    [[5, 1, 0], [3, 6, 0], [0, 0, 0]]
+    """
+    unseen = counts.sum(1) == 0
+    unseen[0] = False
+    counts[1:, 0] += counts[1:, unseen].sum(1)
+    counts[:, unseen] = 0
+    return counts
 
 
 def draw(

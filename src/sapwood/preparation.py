@@ -15,7 +15,7 @@ from sapwood.errors import ConfigError, DataError
 from sapwood.kinds import KINDS, Kind, Round, kind_of
 from sapwood.kinds.base import task_names
 from sapwood.network import Network
-from sapwood.probes import Probe, as_pictures, encoded, kept_counts, read_probes, take_probes, wanted_probes
+from sapwood.probes import Probe, kept_counts, read_probes, take_probes, wanted_probes
 from sapwood.progress import Progress
 from sapwood.rounds import plan_of
 from sapwood.settings import TrainingConfig, build, plain
@@ -90,13 +90,13 @@ def prepare_round(
     )
     store = load(kind.read(data, unlabelled=unlabelled))
     tests = None if test is None else load(kind.read_tests(test))
-    taken = take_probes(store, wanted, state)
-    probes = encoded(taken.new)
-    if kept := [] if test is not None else [*read_probes(state), *probes]:
-        tests = load(as_pictures(kept))
+    taken = take_probes(store, kind.shown(store), wanted, state)
     round_ = kind.prepare(
         taken.rest, known, index, name, record["seed"], config.validation, size, info.get("stride") or info["patch"]
     )
+    probes = kind.probes(taken.new, round_)
+    if kept := [] if test is not None else [*read_probes(state), *probes]:
+        tests = load(kind.probe_pictures(kept))
     remarks = [*taken.remarks(), *round_.remarks()]
     if test is not None and tests is not None:
         remarks += kind.check_tests(tests, round_.names)

@@ -7,13 +7,11 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from sapwood.data.pictures import Picture, Pictures
-from sapwood.data.store import PictureStore
 from sapwood.errors import ConfigError, DataError
 from sapwood.state import State
 
@@ -24,19 +22,30 @@ ROWS, PIXELS = "probe.jsonl", "probe.safetensors"
 """Of a round: hash and class of each of its probe pictures, and the pictures themselves."""
 
 
+class Shown(NamedTuple):
+    """What a picture is known by (sha256 of the file, without its mask), and the names of the classes it shows."""
+
+    sha256: str
+    classes: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Probe:
     """A picture that is kept to measure on, and was never learned.
 
     Attributes:
-        sha256: of the file it came from.
-        label: its class by name.
+        sha256: of the file it came from, without its mask.
+        classes: that it shows, by name; without a mask one.
         content: the picture as PNG at working size, without anything else that its file held.
+        mask: an index PNG of the same size: 0 is background, 255 ignored, v > 0 the v-th of ``annotated``.
+        annotated: the classes that the masks of its round label; None for one that is gone.
     """
 
     sha256: str
-    label: str
+    classes: tuple[str, ...]
     content: bytes
+    mask: bytes | None = None
+    annotated: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,23 +55,24 @@ class Taken:
     Attributes:
         rest: the pictures to learn from.
         new: those that the state will keep from now on.
+        shown: how many of these show each class.
         again: how many it keeps already; they are not learned either.
     """
 
-    rest: PictureStore
-    new: PictureStore
+    rest: Any
+    new: Any
+    shown: Mapping[str, int]
     again: int = 0
 
     def remarks(self) -> list[str]:
         """What a person should know of it."""
         said = []
         if len(self.new):
-            counts = Counter(self.new.pictures.labels)
-            least, most = min(counts.values()), max(counts.values())
+            least, most = min(self.shown.values()), max(self.shown.values())
             each = f"{most}" if least == most else f"{least} to {most}"
             said.append(
                 f"kept in the state to measure on, and not learned: {len(self.new)} pictures, {each} of each of "
-                f"{len(counts)} classes; `sapwood probe STATE --remove` removes them"
+                f"{len(self.shown)} classes; `sapwood probe STATE --remove` removes them"
             )
         if self.again:
             said.append(f"{self.again} of the pictures are kept to measure on already, and are not learned")
@@ -73,8 +83,7 @@ def learned_pictures(state: State) -> dict[str, tuple[str, int | None]]:
     """Round and class id of every picture that was learned, by its sha256; of masks the class is None."""
     found: dict[str, tuple[str, int | None]] = {}
     for task in state.version.record["tasks"]:
-        for line in state.text(f"{task['folder']}/pictures.jsonl").splitlines():
-            row = json.loads(line)
+        for row in _lines(state.text(f"{task['folder']}/pictures.jsonl")):
             found[row["sha256"]] = (task["name"], row.get("label"))
     return found
 
@@ -83,56 +92,76 @@ def wanted_probes(record: Mapping[str, Any], keep: int | None) -> int:
     """Pictures a class to keep: what is given, else what the last round kept.
 
     Raises:
-        ConfigError: fewer than none, or the state draws masks.
+        ConfigError: fewer than none.
     """
     if keep is not None and keep < 0:
         raise ConfigError(f"--keep-probe must be 0 or more pictures a class, got {keep}")
-    if keep and record["kind"] == "segmentation":
-        raise ConfigError("--keep-probe: only for states that name pictures; give masks to measure on with --test")
     return int(record.get("keep_probe", 0) if keep is None else keep)
 
 
-def take_probes(store: PictureStore, count: int, state: State) -> Taken:
+def take_probes(store: Any, shown: Sequence[Shown], count: int, state: State) -> Taken:
     """Set pictures of each class aside until the state keeps ``count`` of it, at most half of those given.
 
     Which ones follows from their bytes alone, so that the same pictures give the same choice. Pictures that come twice,
-    or were learned before, are never chosen: they would measure too much.
+    or were learned before, are never chosen: they would measure too much. A picture that shows several classes counts
+    for each of them, and is chosen only if none of them loses more than half.
+
+    Args:
+        store: the pictures that were given.
+        shown: what each of them shows.
+        count: pictures of a class to keep in all.
+        state: that keeps them.
 
     Raises:
-        DataError: nothing is left to learn from.
+        DataError: nothing is left to learn from, of all classes or of a new one.
     """
     if not count and not kept_counts(state.version.record):
-        return Taken(store, store.subset(()))
+        return Taken(store, store.subset(()), {})
     kept = probe_rows(state)
-    there = Counter(label for _, label in kept)
-    held = {sha256 for sha256, _ in kept}
-    doubled = Counter(store.sha256)
-    learned = learned_pictures(state) if count else {}
+    held = {each.sha256 for each in kept}
+    there = Counter(name for each in kept for name in each.classes)
+    doubled = Counter(each.sha256 for each in shown)
+    learned = _learned_files(state) if count else set()
     candidates: dict[str, list[int]] = defaultdict(list)
-    for index, (label, sha256) in enumerate(zip(store.pictures.labels, store.sha256, strict=True)):
-        if label is not None and sha256 not in held and sha256 not in learned and doubled[sha256] == 1:
-            candidates[label].append(index)
-    new: list[int] = []
-    for label, indices in candidates.items():
-        room = min(max(0, count - there[label]), len(indices) // 2)
-        new += sorted(indices, key=lambda index: store.sha256[index])[:room]
-    new.sort()
-    again = [index for index, sha256 in enumerate(store.sha256) if sha256 in held]
-    rest = sorted(set(range(len(store))).difference(new, again))
-    if not rest:
+    for index, each in enumerate(shown):
+        if each.sha256 not in held | learned and doubled[each.sha256] == 1:
+            for name in each.classes:
+                candidates[name].append(index)
+    new: set[int] = set()
+    taken: Counter[str] = Counter()
+    for name in sorted(candidates, key=lambda name: (len(candidates[name]), name)):
+        for index in sorted(set(candidates[name]) - new, key=lambda index: shown[index].sha256):
+            also = shown[index].classes
+            if there[name] + taken[name] < count and all(2 * taken[c] + 2 <= len(candidates[c]) for c in also):
+                new.add(index)
+                taken.update(also)
+    again = {index for index, each in enumerate(shown) if each.sha256 in held}
+    rest = [index for index in range(len(shown)) if index not in new | again]
+    _check_rest(state, shown, rest)
+    return Taken(store.subset(rest), store.subset(sorted(new)), taken, len(again))
+
+
+def _check_rest(state: State, shown: Sequence[Shown], rest: Sequence[int]) -> None:
+    """Raise a DataError if nothing is left to learn from, or nothing of a new class."""
+    known = _names(state.version.record).values()
+    lost = {name for each in shown for name in each.classes}.difference(
+        known, *(shown[index].classes for index in rest)
+    )
+    if lost or not rest:
+        what = f"all pictures of the new class {min(lost)!r}" if lost else f"all {len(shown)} pictures"
         raise DataError(
-            f"all {len(store)} pictures are kept by {state.path} to measure on; give others to learn from, or let go "
-            f"of them: sapwood probe {state.path} --remove"
+            f"{what} are kept by {state.path} to measure on; give others to learn from, or let go of them: "
+            f"sapwood probe {state.path} --remove"
         )
-    return Taken(store.subset(rest), store.subset(new), len(again))
 
 
-def encoded(store: PictureStore) -> list[Probe]:
-    """Decoded pictures, as they are kept."""
-    return [
-        Probe(sha256, str(picture.label), _png(store[index]))
-        for index, (picture, sha256) in enumerate(zip(store.pictures, store.sha256, strict=True))
-    ]
+def _learned_files(state: State) -> set[str]:
+    """sha256 of every picture that was learned, under whatever mask; of early releases' masks with the mask."""
+    return {
+        row.get("picture", row["sha256"])
+        for task in state.version.record["tasks"]
+        for row in _lines(state.text(f"{task['folder']}/pictures.jsonl"))
+    }
 
 
 def probe_files(
@@ -141,17 +170,30 @@ def probe_files(
     """What is written of a round's probe pictures: ``ROWS``, and ``PIXELS``; ``classes`` are those of the record."""
     import torch
 
+    def packed(content: bytes) -> Tensor:
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
     ids = {entry["name"]: entry["id"] for entry in classes}
-    rows = [{"sha256": probe.sha256, "label": ids[probe.label]} for probe in probes]
-    contents = (torch.frombuffer(bytearray(probe.content), dtype=torch.uint8) for probe in probes)
-    return rows, {f"{index:05d}": content for index, content in enumerate(contents)}
+    rows: list[dict[str, Any]] = []
+    pixels: dict[str, Tensor] = {}
+    for index, probe in enumerate(probes):
+        shows = [ids[name] for name in probe.classes]
+        pixels[f"{index:05d}"] = packed(probe.content)
+        if probe.mask is None:
+            rows.append({"sha256": probe.sha256, "label": shows[0]})
+        else:
+            pixels[f"{index:05d}.mask"] = packed(probe.mask)
+            annotated = [ids[name] for name in probe.annotated if name is not None]
+            rows.append({"sha256": probe.sha256, "shows": shows, "annotated": annotated})
+    return rows, pixels
 
 
-def probe_rows(state: State) -> list[tuple[str, str]]:
-    """(sha256, class by the name of today) of all that is kept."""
+def probe_rows(state: State) -> list[Shown]:
+    """What all that is kept is known by, and shows, by the names of today."""
     names = _names(state.version.record)
-    rows = [row for folder in _folders(state.version.record) for row in _rows(state, folder)]
-    return [(row["sha256"], names[row["label"]]) for row in rows if row["label"] in names]
+    rows = (row for folder in _folders(state.version.record) for row in _rows(state, folder))
+    found = (Shown(row["sha256"], tuple(names[label] for label in _shows(row) if label in names)) for row in rows)
+    return [each for each in found if each.classes]
 
 
 def read_probes(state: State) -> list[Probe]:
@@ -159,17 +201,14 @@ def read_probes(state: State) -> list[Probe]:
     names = _names(state.version.record)
     found = []
     for folder in _folders(state.version.record):
-        pixels = state.tensors(f"{folder}/{PIXELS}")
+        pixels = {name: content.numpy().tobytes() for name, content in state.tensors(f"{folder}/{PIXELS}").items()}
         for index, row in enumerate(_rows(state, folder)):
-            if row["label"] in names:
-                content = pixels[f"{index:05d}"].numpy().tobytes()
-                found.append(Probe(row["sha256"], names[row["label"]], content))
+            classes = tuple(names[label] for label in _shows(row) if label in names)
+            annotated = tuple(names.get(label) for label in row.get("annotated", ()))
+            content, mask = pixels[f"{index:05d}"], pixels.get(f"{index:05d}.mask")
+            if classes:
+                found.append(Probe(row["sha256"], classes, content, mask, annotated))
     return found
-
-
-def as_pictures(probes: Sequence[Probe]) -> Pictures:
-    """Labelled pictures to measure on."""
-    return Pictures(Picture(f"probe {index}", probe.content, probe.label) for index, probe in enumerate(probes))
 
 
 def kept_counts(record: Mapping[str, Any]) -> int:
@@ -208,16 +247,23 @@ def remove_probes(state: State) -> int:
 def other_probes(
     rows: Sequence[Mapping[str, Any]], pixels: Mapping[str, Tensor], gone: int, into: int | None
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """A round's probe pictures once a class (by id) is gone, or is a part of another one."""
+    """A round's probe pictures once a class (by id) is gone, or is a part of another one.
+
+    What shows a class that is gone goes too, whatever else it shows.
+    """
     if into is not None:
         return [{**row, "label": into if row["label"] == gone else row["label"]} for row in rows], dict(pixels)
-    left = [index for index, row in enumerate(rows) if row["label"] != gone]
+    left = [index for index, row in enumerate(rows) if gone not in _shows(row)]
     return [dict(rows[index]) for index in left], {
-        f"{position:05d}": pixels[f"{index:05d}"] for position, index in enumerate(left)
+        f"{position:05d}{part}": pixels[f"{index:05d}{part}"]
+        for position, index in enumerate(left)
+        for part in ("", ".mask")
+        if f"{index:05d}{part}" in pixels
     }
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def as_png(pixels: np.ndarray) -> bytes:
+    """A picture uint8 [H, W, 3] as it is kept."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
@@ -233,4 +279,13 @@ def _folders(record: Mapping[str, Any]) -> list[str]:
 
 
 def _rows(state: State, folder: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in state.text(f"{folder}/{ROWS}").splitlines()]
+    return _lines(state.text(f"{folder}/{ROWS}"))
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _shows(row: Mapping[str, Any]) -> list[int]:
+    """Ids of the classes that a kept picture shows."""
+    return row["shows"] if "shows" in row else [row["label"]]

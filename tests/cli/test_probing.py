@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from .conftest import TINY, Run, World, tree
@@ -38,6 +39,29 @@ def test_pictures_that_are_kept_are_shown_and_can_go(sapwood: Run, tmp_path: Pat
     assert "--keep-probe" in sapwood("learn", state, read_only_world.second, "--max-drop", "5").err
     assert sapwood("undo", state).code == 0
     assert len(sapwood("probe", state, "--json").json["classes"]) == 2
+
+
+def test_masks_are_kept_too(sapwood: Run, tmp_path: Path, mask_folder: Callable[..., Path]) -> None:
+    state, first = tmp_path / "model", mask_folder({"road": 6, "car": 4}, 6, name="first")
+    how = ("--backbone", "random:dinov2-tiny", "--image-size", "28x42", "--epochs", "1", "--keep-probe", "2")
+    learned = sapwood("learn", state, first, *how)
+    assert learned.code == 0, learned.err
+    assert "kept in the state to measure on, and not learned: 2 pictures, 2 of each of 2 classes" in learned.err
+    assert "on pictures that the state keeps" in learned.out
+    facts = sapwood("show", state, "--json").json
+    assert (facts["probe"]["images"], facts["accuracy_on"]) == (2, ["probe"])
+    assert facts["probe"]["bytes"] == sum(path.stat().st_size for path in state.rglob("probe.*"))
+    listed = sapwood("probe", state, "--json").json
+    assert listed["images"] == 2  # each shows both
+    assert {each["name"]: each["images"] for each in listed["classes"]} == {"road": 2, "car": 2}
+    said = sapwood("probe", state).out.splitlines()
+    assert [line.split() for line in said[1:3]] == [["road", "2"], ["car", "2"]]
+    assert "2 pictures that were never learned" in said[-1]
+    assert sapwood("classes", state, "remove", "car").code == 0
+    assert sapwood("probe", state).out == f"{state} keeps no pictures to measure on\n"
+    assert sapwood("undo", state).code == 0
+    assert sapwood("probe", state, "--remove", "--json").json["removed"] == 2
+    assert sapwood("show", state, "--json").json["probe"] == {"images": 0, "bytes": 0, "keep": 0}
 
 
 def test_a_state_is_packed_with_its_backbone(sapwood: Run, tmp_path: Path, read_only_world: World) -> None:

@@ -90,7 +90,7 @@ def test_the_record_tells_what_happened(tmp_path: Path, mask_folder: Folders, se
     assert learner.record["kind"] == "segmentation"
     rows = [json.loads(row) for row in learner.state.text(f"{one['folder']}/pictures.jsonl").splitlines()]
     assert sorted(row["split"] for row in rows) == ["train"] * 11 + ["validation"]
-    assert set(rows[0]) == {"sha256", "split"}
+    assert set(rows[0]) == {"sha256", "picture", "split"}
 
 
 def test_more_pictures_of_a_known_class_and_a_new_one(tmp_path: Path, mask_folder: Folders, seen: Seen) -> None:

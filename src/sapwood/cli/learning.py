@@ -107,7 +107,8 @@ def learn(
         int | None,
         typer.Option(
             metavar="N",
-            help="Keep N pictures of each class in the state, unlearned, to measure on after this and later rounds.",
+            help="Keep N pictures of each class (with their masks) in the state, unlearned, to measure on after this "
+            "and later rounds.",
         ),
     ] = None,
     dry_run: Annotated[

@@ -22,11 +22,18 @@ def probe(
 
     opened = State.open(state)
     removed = remove_probes(opened) if remove else 0
-    counts = Counter(label for _, label in opened.reading(lambda: probe_rows(opened)))
+    kept = opened.reading(lambda: probe_rows(opened))
+    counts = Counter(name for each in kept for name in each.classes)
     stored = kept_bytes(opened.version.record)
     wanted = opened.version.record.get("keep_probe", 0)
     if as_json:
-        facts = {"version": opened.version.id, "removed": removed, "keep_probe": wanted, "bytes": stored}
+        facts = {
+            "version": opened.version.id,
+            "removed": removed,
+            "keep_probe": wanted,
+            "bytes": stored,
+            "images": len(kept),
+        }
         print_json({**facts, "classes": [{"name": name, "images": count} for name, count in counts.items()]})
     elif remove:
         earlier = f"earlier versions still hold them: `sapwood prune {state} --keep 1` removes those"
@@ -35,4 +42,4 @@ def probe(
         print(f"{state} keeps no pictures to measure on")
     else:
         print(table([["class", "pictures"], *([name, str(count)] for name, count in counts.items())], right=[1]))
-        print(f"\n{size(stored)} of pictures that were never learned; --remove removes them")
+        print(f"\n{size(stored)}: {len(kept)} pictures that were never learned; --remove removes them")

@@ -44,6 +44,7 @@ class MaskStore:
         pictures: the good ones.
         bad: (name of the picture or mask, reason) of the others.
         sha256: of each good picture's, mask's and saliency map's bytes together.
+        picture_sha256: of each good picture's bytes alone.
         counts: int64 [N, 256], pixels of each value at the mask's own resolution.
 
     Raises:
@@ -65,6 +66,7 @@ class MaskStore:
         good: list[int] = []
         bad: list[tuple[str, str]] = []
         digests: list[str] = []
+        own_digests: list[str] = []
         counts: list[np.ndarray] = []
         salient = any(picture.saliency is not None for picture in pictures)
         part = budget // (_CHANNELS + 1 + salient)
@@ -85,6 +87,7 @@ class MaskStore:
                         maps.append(outcome.saliency)
                     counts.append(outcome.counts)
                     digests.append(outcome.sha256)
+                    own_digests.append(outcome.picture_sha256)
                     good.append(index)
                 if progress is not None:
                     progress(index + 1, len(pictures))
@@ -98,6 +101,7 @@ class MaskStore:
         self.pictures: MaskedPictures = pictures.subset(good)
         self.bad = tuple(bad)
         self.sha256 = tuple(digests)
+        self.picture_sha256 = tuple(own_digests)
         self.counts = np.array(counts, np.int64).reshape(-1, 256)
         self._pixels, self._masks, self._maps = pixels, masks, maps if salient else None
         self._rows: list[int] = list(range(len(good)))
@@ -126,6 +130,7 @@ class MaskStore:
         part.pictures = self.pictures.subset(chosen)
         part.bad = ()
         part.sha256 = tuple(self.sha256[index] for index in chosen)
+        part.picture_sha256 = tuple(self.picture_sha256[index] for index in chosen)
         part.counts = self.counts[chosen]
         part._pixels, part._masks, part._maps = self._pixels, self._masks, self._maps
         part._rows = [self._rows[index] for index in chosen]
@@ -167,6 +172,7 @@ class _Read(NamedTuple):
     saliency: np.ndarray | None
     counts: np.ndarray
     sha256: str
+    picture_sha256: str
 
 
 def check_side(name: str, size: tuple[int, ...], least: int) -> None:
@@ -191,6 +197,7 @@ def _read(picture: Picture, *, legend: Legend, shorter: int, pixel_limit: int, l
         None if saliency is None else _reduced(saliency.values, (height, width)),
         mask.counts,
         hashlib.sha256(" ".join(parts).encode()).hexdigest(),
+        decoded.sha256,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -32,7 +33,7 @@ def palette(count: int = 256) -> list[Colour]:
 _COLOURS = np.array(palette(), np.uint8)
 
 
-def write_mask(path: Path, values: np.ndarray) -> None:
+def write_mask(path: Path | BinaryIO, values: np.ndarray) -> None:
     """Values uint8 [H, W] as a palette PNG: its indices are the values, its colours are ``palette``'s."""
     if values.dtype != np.uint8 or values.ndim != 2:
         raise ValueError(f"a mask must be uint8 [H, W], got {values.dtype} {list(values.shape)}")

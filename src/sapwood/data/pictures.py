@@ -25,7 +25,8 @@ class Picture:
     """A picture not decoded yet; ``name`` is what messages show (for files the path as it was given).
 
     What it shows is said by ``label``, or pixel by pixel by ``mask`` (see ``sapwood.data.masks``). ``saliency`` is a
-    map of where something stands out, whatever it is.
+    map of where something stands out, whatever it is. ``annotated`` are the classes that the mask labels, where these
+    are not all of its legend: what it calls background may then be of any other class.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Picture:
     label: str | None = None
     mask: Mask | None = None
     saliency: Path | None = None
+    annotated: frozenset[str] | None = None
 
 
 class Pictures(Sequence[Picture]):

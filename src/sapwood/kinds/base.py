@@ -15,6 +15,7 @@ from sapwood.data.pictures import Pictures
 from sapwood.errors import DataError
 from sapwood.feeds import Feed
 from sapwood.network import Network
+from sapwood.probes import Probe, Shown
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.task import Task
@@ -50,7 +51,7 @@ class Round(ABC):
 
     def digest(self) -> str:
         """sha256 over what decides the batches: two rounds with the same digest see the same ones."""
-        return hashlib.sha256(repr(self.manifest()).encode()).hexdigest()
+        return digest_of(self.manifest())
 
     @abstractmethod
     def feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
@@ -198,6 +199,18 @@ class Kind(ABC):
         return None
 
     @abstractmethod
+    def shown(self, store: Any) -> list[Shown]:
+        """What each picture of a store is known by, whatever is said of it, and the classes that it shows."""
+
+    @abstractmethod
+    def probes(self, store: Any, round_: Round) -> list[Probe]:
+        """Pictures that came with a round and are not learned, as the state keeps them to measure on."""
+
+    @abstractmethod
+    def probe_pictures(self, probes: Sequence[Probe]) -> Pictures:
+        """The same to measure on."""
+
+    @abstractmethod
     def cells(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """One fraction a round, over its classes; None where they were not among the tests."""
 
@@ -227,6 +240,11 @@ class Kind(ABC):
     @abstractmethod
     def view_size(self, wanted: Size | None, info: BackboneInfo) -> Size:
         """The size of views that a new state records; None asks for the default."""
+
+
+def digest_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """sha256 over rows of a manifest."""
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def task_names(record: Mapping[str, Any]) -> tuple[str, ...]:

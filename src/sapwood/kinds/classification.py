@@ -13,7 +13,7 @@ from sapwood.backbones.base import BackboneInfo
 from sapwood.data.given import read_test_data
 from sapwood.data.loader import Views
 from sapwood.data.names import check_class_names
-from sapwood.data.pictures import Pictures
+from sapwood.data.pictures import Picture, Pictures
 from sapwood.data.sources import read_data
 from sapwood.data.splits import validation_split
 from sapwood.data.store import PictureStore
@@ -31,6 +31,7 @@ from sapwood.evaluation import (
 from sapwood.feeds import Feed, PictureFeed, owned
 from sapwood.kinds.base import Kind, Round, Size, task_names
 from sapwood.network import Network
+from sapwood.probes import Probe, Shown, as_png
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.task import Task
@@ -198,6 +199,20 @@ class Classification(Kind):
     def accepted(self, network: Network, pictures: PictureStore, size: Size, progress: Progress) -> float | None:
         """Fraction of pictures that are taken for known ones."""
         return accepted_share(network, pictures, _side(size), progress)
+
+    def shown(self, store: PictureStore) -> list[Shown]:
+        """The class of each picture."""
+        labels = store.pictures.labels
+        return [Shown(sha256, () if n is None else (n,)) for sha256, n in zip(store.sha256, labels, strict=True)]
+
+    def probes(self, store: PictureStore, round_: Round) -> list[Probe]:
+        """Pictures with their classes."""
+        shown = self.shown(store)
+        return [Probe(each.sha256, each.classes, as_png(store[index])) for index, each in enumerate(shown)]
+
+    def probe_pictures(self, probes: Sequence[Probe]) -> Pictures:
+        """Labelled pictures."""
+        return Pictures(Picture(f"probe {index}", each.content, each.classes[0]) for index, each in enumerate(probes))
 
     def cells(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """Accuracy on each round's classes."""

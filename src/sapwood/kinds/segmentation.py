@@ -26,7 +26,8 @@ from sapwood.data.splits import validation_split
 from sapwood.errors import ConfigError, DataError
 from sapwood.feeds import Feed, MaskFeed, owned
 from sapwood.functional.segmentation import confusion_matrix, mean_iou
-from sapwood.kinds.base import Kind, Round, Size, task_names
+from sapwood.kinds.base import Kind, Round, Size, digest_of, task_names
+from sapwood.kinds.mask_probes import kept_masks, masked_pictures, shown_classes
 from sapwood.mask_evaluation import (
     MaskEvaluation,
     MaskOptions,
@@ -37,6 +38,7 @@ from sapwood.mask_evaluation import (
     iou_cells,
 )
 from sapwood.network import Network
+from sapwood.probes import Probe, Shown
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.task import Task
@@ -59,16 +61,17 @@ class MaskRound(Round):
     hidden: Mapping[str, float]
 
     def manifest(self) -> list[dict[str, Any]]:
-        """Hash (of picture and mask) and split of each picture."""
+        """Hashes (of picture and mask, and of the picture alone) and split of each picture."""
         return [
-            {"sha256": sha256, "split": split}
+            {"sha256": sha256, "picture": picture, "split": split}
             for split, store in (("train", self.train), ("validation", self.held))
-            for sha256 in store.sha256
+            for sha256, picture in zip(store.sha256, store.picture_sha256, strict=True)
         ]
 
     def digest(self) -> str:
         """Over the manifest, and over what the values in the masks mean."""
-        return f"{super().digest()}-{self.table.tobytes().hex()}"
+        rows = [{"sha256": row["sha256"], "split": row["split"]} for row in self.manifest()]
+        return f"{digest_of(rows)}-{self.table.tobytes().hex()}"
 
     def feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
         """Training views."""
@@ -211,6 +214,19 @@ class Segmentation(Kind):
     ) -> Tensor:
         """Pixels [K, K], truth against prediction."""
         return count_pixels(network, tests, names, _pair(size), options or MaskOptions(), progress, check)
+
+    def shown(self, store: MaskStore) -> list[Shown]:
+        """The classes that have pixels in each mask."""
+        return shown_classes(store)
+
+    def probes(self, store: MaskStore, round_: Round) -> list[Probe]:
+        """Pictures and masks, which label the round's classes alone."""
+        assert isinstance(round_, MaskRound)
+        return kept_masks(store, round_.table, round_.task.annotated, round_.names)
+
+    def probe_pictures(self, probes: Sequence[Probe]) -> MaskedPictures:
+        """Each with the classes that its mask labels."""
+        return masked_pictures(probes)
 
     def cells(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """Mean IoU over each round's classes."""
