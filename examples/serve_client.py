@@ -1,7 +1,7 @@
 """Ask a server, and teach it a class; needs nothing but Python.
 
     sapwood serve birds
-    python serve_client.py ask heron.jpg swan.jpg [--url http://127.0.0.1:8000] [--top 3]
+    python serve_client.py ask heron.jpg swan.jpg [--url http://127.0.0.1:8000] [--top 3] [--tile]
     python serve_client.py teach heron pictures/heron
 
 Where the server wants tokens, they are taken from SAPWOOD_ASK_TOKEN and SAPWOOD_TEACH_TOKEN.
@@ -34,10 +34,10 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
 
-    def ask(self, pictures: Sequence[Path], top: int) -> list[dict[str, Any]]:
-        """What each picture shows."""
+    def ask(self, pictures: Sequence[Path], top: int, tile: bool) -> list[dict[str, Any]]:
+        """What each picture shows; masks of large pictures are drawn piece by piece with ``tile``."""
         images = [base64.b64encode(path.read_bytes()).decode() for path in pictures]
-        body = json.dumps({"images": images, "top": top}).encode()
+        body = json.dumps({"images": images, "top": top, "tile": tile}).encode()
         with self._open("/v1/predict", "ASK", body, "application/json") as answer:
             return json.load(answer)["predictions"]
 
@@ -107,13 +107,15 @@ def main() -> int:
     ask = commands.add_parser("ask")
     ask.add_argument("pictures", nargs="+", type=Path)
     ask.add_argument("--top", type=int, default=3)
+    ask.add_argument("--tile", action="store_true", help="masks: cut large pictures into views")
     teach = commands.add_parser("teach")
     teach.add_argument("name")
     teach.add_argument("folder", type=Path)
     options = parser.parse_args()
     client = Client(options.url)
     if options.command == "ask":
-        for path, found in zip(options.pictures, client.ask(options.pictures, options.top), strict=True):
+        answers = client.ask(options.pictures, options.top, options.tile)
+        for path, found in zip(options.pictures, answers, strict=True):
             if "mask" in found:
                 told = [f"{name} {share:.1%}" for name, share in found["classes"].items()]
             else:

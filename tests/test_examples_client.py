@@ -50,5 +50,7 @@ def test_a_class_is_taught_and_named(settled: None, tmp_path: Path) -> None:
         for (name, path), line in zip(asked.items(), answers.stdout.splitlines(), strict=True):
             assert line.startswith(f"{path}: {name} ")
             assert line.count(",") >= 1
+        masks = run("ask", asked["ant"], "--tile")
+        assert (masks.returncode, masks.stderr.partition(",")[0]) == (1, "Not understood: tile is for masks")
         alone = run("ask", EXAMPLE)
         assert (alone.returncode, alone.stderr.partition(":")[0]) == (1, "Not a picture")

@@ -15,10 +15,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from sapwood.data.transforms import eval_view, resized
+from sapwood.errors import SapwoodError
 from sapwood.export import Options, Plain, export
 from sapwood.export import onnx as exporter
 from sapwood.export.onnx_dtype import eight_bits, half_weights, runner
 from sapwood.export.onnx_resize import Preprocess
+from sapwood.export.views import made_up
 from sapwood.learner import Learner
 
 from .conftest import Taught
@@ -76,6 +78,22 @@ def test_a_file_has_no_trace_of_adapter_or_machine(file: Path) -> None:
         assert trace not in content, trace
     card = file.with_suffix(".md").read_text()
     assert "onnxruntime" in card
+
+
+def test_a_file_that_answers_differently_is_refused(
+    file: Path, plain: Callable[..., Plain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(graph: torch.nn.Module, *, any_size: bool) -> onnx.ModelProto:
+        model = onnx.load(file)
+        weights = next(tensor for tensor in model.graph.initializer if tuple(tensor.dims) == (4, 32))
+        value = onnx.numpy_helper.to_array(weights)
+        weights.CopyFrom(onnx.numpy_helper.from_array(value * np.float32(1.1), weights.name))
+        return model
+
+    monkeypatch.setattr(exporter, "trace", spoiled)
+    options = Options((28, 28), made_up((28, 28), 4), "made-up pictures")
+    with pytest.raises(SapwoodError, match=r"ONNX Runtime answers differently: by up to \S+ on made-up pictures"):
+        exporter.write(plain("seq-lora"), tmp_path, options)
 
 
 def test_the_card_s_lines_run(

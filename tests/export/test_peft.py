@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,16 +16,21 @@ import torch
 from peft import AutoPeftModel, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModel
 
 from sapwood.adapters import ADAPTERS, Adapter
 from sapwood.backbones import create_backbone
+from sapwood.backbones.packed import save_backbone
 from sapwood.errors import ConfigError, NotMergeable, SapwoodError
 from sapwood.export import Options, Plain, export
 from sapwood.export.peft import write
 from sapwood.export.views import made_up
 from sapwood.functional.factorise import factor_error
 from sapwood.heads import HEADS
+from sapwood.learner import Learner
 from sapwood.network import Network
+from sapwood.packing import pack
+from sapwood.state import State
 from sapwood.task import Task
 
 Taught = Callable[..., Path]
@@ -236,3 +242,29 @@ def test_what_cannot_be_held_is_refused(taught: Taught, tmp_path: Path, monkeypa
     with pytest.raises(SapwoodError, match=r"--to peft needs the extra: pip install 'sapwood\[export\]'"):
         write(made("lora"), tmp_path, options(plain))
     assert not out.exists()
+
+
+@pytest.mark.parametrize("to", ["peft", "merged"])
+def test_a_packed_state_brings_its_own_backbone(
+    to: str, picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the weights it was learned on are gone; what leaves is for those in its own folder."""
+    save_backbone(create_backbone("random:dinov2-tiny"), weights := tmp_path / "weights")
+    learner = Learner.create(tmp_path / "state", backbone=str(weights), method="seq-lora", image_size=28)
+    learner.learn(picture_folder(["ant", "bee"], 4), training={"epochs": 1, "lr": 0.01})
+    packed = pack(learner.state, tmp_path / "packed").path
+    shutil.rmtree(weights)
+    shutil.rmtree(learner.state.path)
+    monkeypatch.setenv("SAPWOOD_CACHE", str(tmp_path / "cache"))
+    made = export(packed, tmp_path / "out", to, accept_licence=True)
+    assert made.max_difference <= 1e-5
+    assert made.facts["backbone"]["name"] == str(weights)
+    pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    plain = Plain.open(State.open(packed))
+    if to == "peft":
+        model = PeftModel.from_pretrained(AutoModel.from_pretrained(packed / "backbone"), made.path).eval()
+    else:
+        model = AutoModel.from_pretrained(made.path).eval()
+    with torch.no_grad():
+        tokens = model(pixel_values=pixels).last_hidden_state[:, 0]
+        torch.testing.assert_close(tokens, plain.backbone(pixels).pooled, atol=1e-5, rtol=0)

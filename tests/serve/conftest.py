@@ -45,7 +45,7 @@ def drawing(settled: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / "data" / part / f"{index}.png").write_bytes(encoded(content))
     (folder / "data" / "classes.json").write_text('{"background": 0, "ant": 1, "bee": 2}')
     learner = Learner.create(folder / "state", backbone=BACKBONE, kind="segmentation", image_size=(28, 42))
-    learner.learn(folder / "data", training={"epochs": 1})
+    learner.learn(folder / "data", training={"epochs": 40})
     return learner.state.path
 
 

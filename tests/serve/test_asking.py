@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +80,38 @@ def test_masks_come_as_palette_pictures(drawing: Path, serve: Serve) -> None:
     assert mask.getpalette()[:9] == [part for colour in state["palette"] for part in colour]
 
 
+def test_large_pictures_may_be_cut_into_tiles(drawing: Path, serve: Serve, client: TestClient) -> None:
+    masks, content = serve(drawing, queue=64), encoded(scene(9, (84, 126))[0])
+    learner = Learner.open(drawing)
+    whole, tiled = (learner.predict([content], tile=tile)[0].mask for tile in (False, True))
+    assert (whole != tiled).any()
+
+    def drawn(**sent: Any) -> np.ndarray:
+        (found,) = masks.post("/v1/predict", **sent).json()["predictions"]
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(found["mask"]))))
+
+    text = base64.b64encode(content).decode()
+    for tile in ("true", "1", "on"):
+        assert np.array_equal(drawn(data={"tile": tile}, files={"image": content}), tiled)
+    assert np.array_equal(drawn(json={"images": [text], "tile": True}), tiled)
+    assert np.array_equal(drawn(data={"tile": "false"}, files={"image": content}), whole)
+    assert np.array_equal(drawn(json={"images": [text]}), whole)
+
+    big, narrow = encoded(np.zeros((280, 420, 3), np.uint8)), encoded(np.zeros((14, 420, 3), np.uint8))
+    for asked, sent, status, words in (
+        (masks, {"data": {"tile": "maybe"}, "files": {"image": content}}, 422, "true or false"),
+        (masks, {"json": {"images": [text], "tile": "yes"}}, 422, "true or false"),
+        (masks, {"data": {"tile": "true"}, "files": {"image": big}}, 413, "182 views of 42 x 28 pixels, and 64 may"),
+        (masks, {"data": {"tile": "true"}, "files": {"image": narrow}}, 413, "420 x 14 pixels cannot be drawn at once"),
+        (masks, {"files": [("image", content), ("image", narrow)]}, 413, "picture 1"),
+        (client, {"data": {"tile": "true"}, "files": {"image": content}}, 422, "names whole pictures"),
+    ):
+        answer = asked.post("/v1/predict", **sent)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), words
+        assert words in answer.json()["detail"]
+    assert np.array_equal(drawn(files={"image": big}), np.asarray(learner.predict([big])[0].mask))
+
+
 def test_state_is_what_show_prints(client: TestClient, taught: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = client.get("/v1/state").json()
     with pytest.raises(SystemExit):
@@ -107,11 +140,18 @@ def test_a_version_made_elsewhere_is_taken_up(copied: Path, serve: Serve) -> Non
     assert "sapwood_version_switches_total 1.0" in client.get("/metrics").text
 
 
-def test_a_damaged_successor_leaves_the_old_version_answering(copied: Path, serve: Serve) -> None:
+def test_a_damaged_successor_leaves_the_old_version_answering(
+    copied: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sapwood.serve.serving._EVERY", 0.05)
     client = serve(copied)
     version = client.post("/v1/predict", files={"image": picture("ant")}).json()["version"]
     (copied / "sapwood.json").write_text("not JSON")
-    time.sleep(1.5)  # longer than between two looks
+    serving: Serving = client.app.state.serving  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 20
+    while not serving._fault:
+        assert time.monotonic() < deadline, "nobody looked"
+        time.sleep(0.02)
     answer = client.post("/v1/predict", files={"image": picture("ant")})
     assert answer.status_code == 200
     assert answer.json()["version"] == version
@@ -146,6 +186,7 @@ def test_while_the_network_loads_it_says_so(taught: Path, monkeypatch: pytest.Mo
         return fill(self, snapshot)
 
     monkeypatch.setattr(Serving, "_filled", slow)
+    monkeypatch.setattr("sapwood.serve.serving._EVERY", 0.05)
     with TestClient(create_app(ServeSettings(taught)), base_url="http://127.0.0.1") as client:
         for words, loading in (("is being loaded", True), ("backbone x: no weights", False), ("out of memory", False)):
             assert tried.acquire(timeout=20)

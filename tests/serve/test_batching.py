@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from sapwood.serve.batching import Batcher
@@ -14,7 +16,8 @@ from sapwood.serve.serving import Question, Serving
 from sapwood.serve.settings import ServeSettings
 from sapwood.serve.telemetry import Metrics
 
-from .samples import pixels
+from .samples import picture, pixels, scene
+from .servers import serving
 
 Numbers = Sequence[Sequence[int]]
 
@@ -113,14 +116,50 @@ def test_too_many_and_too_slow() -> None:
 
 def test_a_prediction_does_not_depend_on_the_batch(taught: Path, drawing: Path) -> None:
     for state, size in ((taught, (35, 35)), (drawing, (28, 42))):
-        serving = Serving(ServeSettings(state), Metrics())
+        opened = Serving(ServeSettings(state), Metrics())
         images = [pixels(name, index, size) for index, name in enumerate(("ant", "bee", "cat", "ground", "ant"))]
-        together = serving.answer([Question(images[:2], 1), Question(images[2:], 2)])
-        found = [prediction for answer in together for prediction in answer.predictions]
-        alone = [serving.answer([Question([image], 2)])[0].predictions[0] for image in images]
-        for one, other in zip(found, alone, strict=True):
-            if state is drawing:
-                assert (one.mask == other.mask).all()
-            else:
-                assert one.label == other.label
-                assert one.score == pytest.approx(other.score, abs=1e-6)
+        asked = [Question(images[:1], 1), Question(images[1:3], 2), Question(images[3:], 2)]
+        alone = iter(opened.answer([Question([image], 2)])[0].predictions[0] for image in images)
+        for question, answer in zip(asked, opened.answer(asked), strict=True):
+            for _, one in zip(question.pictures, answer.predictions, strict=True):
+                other = next(alone)
+                if state is drawing:
+                    assert (one.mask == other.mask).all()
+                else:
+                    assert one.label == other.label
+                    assert one.score == pytest.approx(other.score, abs=1e-6)
+
+
+def test_some_want_tiles_and_others_do_not(drawing: Path) -> None:
+    opened = Serving(ServeSettings(drawing), Metrics())
+    images = [scene(index, (84, 126))[0] for index in range(4)]
+    asked = [Question([image], 1, tile=index in (0, 3)) for index, image in enumerate(images)]
+    for question, answer in zip(asked, opened.answer(asked), strict=True):
+        (expected,) = opened.answer([question])[0].predictions
+        (other,) = opened.answer([Question(question.pictures, 1, not question.tile)])[0].predictions
+        (found,) = answer.predictions
+        assert (found.mask == expected.mask).all()
+        assert (found.mask != other.mask).any()
+
+
+def test_who_asks_at_the_same_time_gets_the_own_answer(taught: Path) -> None:
+    """Over sockets: requests of one to three pictures each, which go through the network together."""
+
+    def one(number: int) -> list[tuple[str, str]]:
+        names = [("ant", "bee")[(number >> place) % 2] for place in range(number % 3 + 1)]
+        files = [("image", (f"{name} {number}", picture(name, number, 20))) for name in names]
+        answer = client.post("/v1/predict", files=files).json()
+        assert [found["name"] for found in answer["predictions"]] == [name for _, (name, _) in files]
+        return [(found["class"], name) for found, name in zip(answer["predictions"], names, strict=True)]
+
+    with (
+        serving(taught, window=0.5) as served,
+        httpx.Client(base_url=served.address, timeout=60, verify=False) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        served.app.state.serving.load()
+        told = [pair for pairs in pool.map(one, range(16)) for pair in pairs]
+        samples = {sample.name: sample.value for sample in served.app.state.metrics.batch_pictures.collect()[0].samples}
+    assert set(told) == {("ant", "ant"), ("bee", "bee")}
+    assert samples["sapwood_batch_pictures_sum"] == len(told)
+    assert samples["sapwood_batch_pictures_count"] <= 10

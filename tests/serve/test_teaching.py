@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from sapwood.serve.jobs import Jobs
-from sapwood.serve.worker import Order
+from sapwood.serve import worker
+from sapwood.serve.jobs import Job, Jobs, _now
+from sapwood.serve.worker import Lines, Order
 from sapwood.state import State
 
 from .conftest import TEACH, Serve
@@ -56,6 +60,37 @@ def events(client: TestClient, path: str) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
+class Here(Jobs):
+    """Learns in a thread once ``go`` is set, and hears its lines through a pipe; processes are for other tests."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.go = threading.Event()
+
+    def _learn(self, job: Job) -> None:
+        before = State.open(self._state).version
+        reading, writing = os.pipe()
+
+        def work() -> None:
+            with open(writing, "wb", buffering=0) as out:
+                lines = Lines(out)
+                self.go.wait(60)
+                lines.tell("done", version=worker.learn(job.order, lines).state.version.id)
+
+        with self._changed:
+            self._touch(job, status="running", started=_now())
+        threading.Thread(target=work).start()
+        with open(reading, "rb") as lines:
+            said = self._listen(job, SimpleNamespace(stdout=lines))  # type: ignore[arg-type]
+        self._conclude(job, before, said, 0)
+
+
+def learning_here(client: TestClient) -> Here:
+    state: Any = client.app.state  # type: ignore[attr-defined]
+    state.jobs = Here(state.settings.state, 1, state.serving.refresh)
+    return state.jobs
+
+
 def ask(client: TestClient, name: str) -> dict[str, Any]:
     answer = client.post("/v1/predict", files={"image": ("a.png", encoded(pixels(name, 50)), "image/png")}).json()
     return {"version": answer["version"], **answer["predictions"][0]}
@@ -63,6 +98,7 @@ def ask(client: TestClient, name: str) -> dict[str, Any]:
 
 def test_a_class_is_taught_answers_and_is_taken_back(serve: Serve, copied: Path, uploads: Path) -> None:
     client = serve(copied)
+    jobs = learning_here(client)
     before = ask(client, "cat")
     assert before["class"] in ("ant", "bee")
     sent = client.post("/v1/learn", data={"name": " cat ", "task": "pets"}, files=lesson("cat"))
@@ -76,6 +112,7 @@ def test_a_class_is_taught_answers_and_is_taken_back(serve: Serve, copied: Path,
     assert (busy.status_code, busy.headers["retry-after"]) == (409, "10")
     assert "learning" in busy.json()["detail"]
 
+    jobs.go.set()
     heard = events(client, sent.headers["location"])
     assert [event for event, _ in heard[:-1]] == ["progress"] * (len(heard) - 1)
     assert heard[-1][0] == "done"
@@ -202,7 +239,8 @@ def test_what_is_taken(held: tuple[TestClient, list[Order]], uploads: Path) -> N
 
 def test_masks_come_in_archives(serve: Serve, drawing: Path, tmp_path: Path, uploads: Path) -> None:
     client = serve(Path(shutil.copytree(drawing, tmp_path / "drawing")), jobs=1)
-    jobs: Jobs = client.app.state.jobs  # type: ignore[attr-defined]
+    jobs = learning_here(client)
+    jobs.go.set()
     named = client.post("/v1/learn", data={"name": "cat"}, files=lesson("cat", 1))
     assert (named.status_code, "archive of images/" in named.json()["detail"]) == (422, True)
     classes = client.post("/v1/learn", files=archive(("ant/a.png", PNG)))

@@ -18,7 +18,7 @@ from sapwood.data.pictures import Picture
 from sapwood.data.transforms import eval_view, normalise, resized
 from sapwood.errors import ConfigError, NotMergeable, SapwoodError
 from sapwood.export.compare import difference
-from sapwood.export.onnx_dtype import Run, accuracy, eight_bits, half_weights, runner
+from sapwood.export.onnx_dtype import Run, accuracy, eight_bit_words, eight_bits, half_weights, runner
 from sapwood.export.onnx_graph import Graph, describe, metadata, trace
 from sapwood.export.onnx_usage import usage
 from sapwood.export.options import Check, Dtype, Format, Options
@@ -177,6 +177,7 @@ def _shrink(graph: Graph, path: Path, options: Options, facts: dict[str, Any], n
     else:
         eight_bits(whole, path, convolutions=graph.plain.backbone.info.family == "resnet")
         model = onnx.load(path)
+        notes.append(eight_bit_words(model))
     describe(model, metadata(graph, options, any_size=bool(facts["any_size"] or options.preprocessing)))
     onnx.save(model, path)
     before, after = runner(whole), runner(path)

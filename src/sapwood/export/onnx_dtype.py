@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,21 @@ def eight_bits(source: Path, target: Path, *, convolutions: bool) -> None:
     kinds = ["MatMul", "Gemm", *(["Conv"] if convolutions else [])]
     with quietly():
         quantize_dynamic(source, target, op_types_to_quantize=kinds, weight_type=QuantType.QUInt8)
+
+
+def eight_bit_words(model: Any) -> str:
+    """Which layers of a quantised ``onnx.ModelProto`` hold 8 bits, and which do not."""
+    kinds = Counter(node.op_type for node in model.graph.node)
+    held = [
+        f"{kinds[kind]} {one if kinds[kind] == 1 else many}"
+        for kind, one, many in (
+            ("MatMulInteger", "matrix", "matrices"),
+            ("ConvInteger", "convolution", "convolutions"),
+        )
+        if kinds[kind]
+    ]
+    whole = f"; {kinds['Conv']} convolution{'' if kinds['Conv'] == 1 else 's'} in float32 as before"
+    return f"int8: the weights of {' and '.join(held)}{whole if kinds['Conv'] else ''}"
 
 
 def runner(path: Path) -> Run:

@@ -8,6 +8,7 @@ import binascii
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,10 +16,10 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from sapwood.data.palette import palette
-from sapwood.serve.pictures import Gate, Room, checked_pixels
+from sapwood.serve.pictures import Gate, Room, checked_pixels, pass_count
 from sapwood.serve.problems import Problem
 from sapwood.serve.security import require_ask
-from sapwood.serve.serving import Answer, Question, Serving, masked
+from sapwood.serve.serving import Answer, Question, Serving, Snapshot, masked
 from sapwood.serve.settings import ServeSettings
 from sapwood.serve.telemetry import VERSION, Metrics
 from sapwood.serve.uploads import read_body, read_upload
@@ -27,6 +28,8 @@ from sapwood.state.description import describe
 _TOP = 5
 _MOST_TOP = 1000
 _HINT = "; of a data URL, send what follows the comma"
+_TILE = "Masks: cut large pictures into views instead of shrinking them to one; it sees small things, and takes longer."
+_FLAGS = {"": False, "false": False, "0": False, "true": True, "1": True, "on": True}
 router = APIRouter(tags=["ask"])
 
 _BODY = {
@@ -37,7 +40,10 @@ _BODY = {
                 "schema": {
                     "type": "object",
                     "required": ["image"],
-                    "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "properties": {
+                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "tile": {"type": "boolean", "description": _TILE},
+                    },
                 }
             },
             "application/json": {
@@ -47,12 +53,22 @@ _BODY = {
                     "properties": {
                         "images": {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}},
                         "top": {"type": "integer", "minimum": 1, "maximum": _MOST_TOP},
+                        "tile": {"type": "boolean", "description": _TILE},
                     },
                 }
             },
         },
     }
 }
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Pictures as (name, content of the file), and what is wanted of them."""
+
+    named: Sequence[tuple[str, bytes]]
+    top: int
+    tile: bool
 
 
 @router.post(
@@ -69,14 +85,18 @@ async def predict(request: Request, top: Annotated[int, Query(ge=1, le=_MOST_TOP
     serving.check_ready()  # before the upload
     gate: Gate = app.gate
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
-        named, top = await _from_json(request, settings, top)
+        asked = await _from_json(request, settings, top)
     else:
-        named = await _from_form(request, settings)
-    request.state.pictures = len(named)
+        asked = await _from_form(request, settings, top)
+    request.state.pictures = len(asked.named)
+    snapshot = serving.current()
+    if asked.tile and not snapshot.masks:
+        raise Problem(422, "Not understood", "tile is for masks, and this state names whole pictures; leave it out")
     with gate.room() as room:
-        pixels = await _decoded(app.decoders, [content for _, content in named], serving, settings, room)
-        answer = await app.batcher.ask(Question(pixels, top), len(pixels), settings.timeout)
-    content = await asyncio.to_thread(_content, [name for name, _ in named], answer, top, app.metrics)
+        pixels = await _decoded(app.decoders, [content for _, content in asked.named], snapshot, settings, room)
+        passes = pass_count(pixels, snapshot.learner.record, asked.tile, settings.queue)
+        answer = await app.batcher.ask(Question(pixels, asked.top, asked.tile), passes, settings.timeout)
+    content = await asyncio.to_thread(_content, [name for name, _ in asked.named], answer, asked.top, app.metrics)
     return JSONResponse(content, headers={VERSION: answer.version})
 
 
@@ -118,29 +138,34 @@ async def metrics(request: Request) -> Response:
     return Response(counts.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-async def _from_form(request: Request, settings: ServeSettings) -> list[tuple[str, bytes]]:
+async def _from_form(request: Request, settings: ServeSettings, top: int) -> _Asked:
     upload = await read_upload(
         request,
         request.app.state.shelf,
         most_bytes=settings.upload_bytes,
         most_files=settings.pictures,
         files=["image"],
+        fields=["tile"],
         seconds=settings.timeout,
     )
     try:
         if not upload.parts:
             raise Problem(400, "No picture", "the form holds no part named 'image'")
-        return await asyncio.to_thread(lambda: [(part.name, part.path.read_bytes()) for part in upload.parts])
+        tile = _FLAGS.get(upload.fields.get("tile", "").strip().lower())
+        if tile is None:
+            raise Problem(422, "Not understood", "tile must be true or false")
+        named = await asyncio.to_thread(lambda: [(part.name, part.path.read_bytes()) for part in upload.parts])
+        return _Asked(named, top, tile)
     finally:
         await asyncio.to_thread(upload.remove)
 
 
-async def _from_json(request: Request, settings: ServeSettings, top: int) -> tuple[list[tuple[str, bytes]], int]:
+async def _from_json(request: Request, settings: ServeSettings, top: int) -> _Asked:
     body = await read_body(request, settings.upload_bytes, settings.timeout)
     return await asyncio.to_thread(_parsed, body, settings.pictures, top)
 
 
-def _parsed(body: bytes, most: int, top: int) -> tuple[list[tuple[str, bytes]], int]:
+def _parsed(body: bytes, most: int, top: int) -> _Asked:
     try:
         given = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -153,6 +178,9 @@ def _parsed(body: bytes, most: int, top: int) -> tuple[list[tuple[str, bytes]], 
     wanted = given.get("top", top)
     if type(wanted) is not int or not 1 <= wanted <= _MOST_TOP:
         raise Problem(422, "Not understood", f"top must be a whole number from 1 to {_MOST_TOP}")
+    tile = given.get("tile", False)
+    if type(tile) is not bool:
+        raise Problem(422, "Not understood", "tile must be true or false")
     named = []
     for number, image in enumerate(images):
         try:
@@ -161,18 +189,17 @@ def _parsed(body: bytes, most: int, top: int) -> tuple[list[tuple[str, bytes]], 
         except (binascii.Error, ValueError) as error:
             hint = _HINT if image.startswith("data:") else ""
             raise Problem(400, "Not base64", f"picture {number} is not base64{hint}") from error
-    return named, wanted
+    return _Asked(named, wanted, tile)
 
 
 async def _decoded(
     decoders: ThreadPoolExecutor,
     contents: Sequence[bytes],
-    serving: Serving,
+    snapshot: Snapshot,
     settings: ServeSettings,
     room: Room,
 ) -> list[np.ndarray]:
-    loop, snapshot = asyncio.get_running_loop(), serving.current()
-    info = snapshot.learner.record
+    loop, info = asyncio.get_running_loop(), snapshot.learner.record
     tasks = [
         loop.run_in_executor(decoders, checked_pixels, f"picture {number}", content, info, settings.pixels, room)
         for number, content in enumerate(contents)

@@ -210,7 +210,7 @@ class Jobs:
                     process.stdin.flush()
                 said = self._listen(job, process)
                 code = process.wait()
-                if not said or code == UNFORESEEN:
+                if not (said or self._closed) or code == UNFORESEEN:
                     errors.seek(0)
                     facts = {"job": job.id, "code": code, "stderr": _tail(errors.read())}
                     _log.error("worker died", extra={"fields": facts})

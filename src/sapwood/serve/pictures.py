@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from sapwood.backbones.base import height_width
 from sapwood.data.decode import decode, open_image
+from sapwood.data.mask_views import tiles
 from sapwood.data.pictures import Picture
 from sapwood.errors import DataError
 from sapwood.kinds.classification import HEADROOM
@@ -19,6 +21,8 @@ from sapwood.serve.problems import Problem
 # MPO is what many phones call their JPEG. Rarer formats have rarer decoders, which nobody here needs.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _AT_A_TIME = 4
+_LONGEST = 16.0
+"""Times the view that a narrow picture may be long where it is drawn whole; attention grows with the square of it."""
 
 
 class Gate:
@@ -106,6 +110,47 @@ def checked_pixels(name: str, content: bytes, record: Mapping[str, Any], most: i
         raise Problem(422, "Broken picture", str(error)) from error
     except MemoryError as error:
         raise Problem(413, "Too many pixels", f"{name}: there is no memory for it; make it smaller") from error
+
+
+def pass_count(pictures: Sequence[np.ndarray], record: Mapping[str, Any], tile: bool, most: int) -> int:
+    """Views of the state's size that go through the network for pictures uint8 [H, W, 3]; one for each that is named.
+
+    Args:
+        pictures: of one request.
+        record: of a version of the state.
+        tile: see ``Question``.
+        most: views that a request may take.
+
+    Raises:
+        Problem: 413 a picture is too narrow for its length to be drawn whole, or there are too many views.
+    """
+    if record["kind"] != "segmentation":
+        return len(pictures)
+    view = height_width(record["image_size"])
+    found = 0
+    for number, pixels in enumerate(pictures):
+        height, width = pixels.shape[:2]
+        if tile and height >= view[0] and width >= view[1]:
+            found += len(tiles((height, width), view))
+            continue
+        aspect = height * view[1] / (width * view[0])
+        stretch = max(aspect, 1 / aspect)
+        if stretch > _LONGEST:
+            raise Problem(
+                413,
+                "Picture too narrow",
+                f"picture {number}: {width} x {height} pixels cannot be drawn at once; cut it into pieces",
+            )
+        found += int(stretch)
+    if found > most:
+        size = f"{view[1]} x {view[0]}"
+        raise Problem(
+            413,
+            "Too many views",
+            f"these pictures take {found:,} views of {size} pixels, and {most:,} may be asked for at a time; "
+            "send fewer or smaller ones" + (", or leave tile out" if tile else ""),
+        )
+    return found
 
 
 def check_picture(name: str, content: bytes, most: int) -> tuple[int, int]:

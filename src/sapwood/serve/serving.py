@@ -54,10 +54,12 @@ class Question:
     Attributes:
         pictures: uint8 [H, W, 3] each.
         top: classes to list.
+        tile: of masks: cut large pictures into views instead of shrinking them to one.
     """
 
     pictures: Sequence[np.ndarray]
     top: int
+    tile: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,11 @@ class Serving:
         snapshot = self.load()
         if not snapshot.learner.classes_:
             raise Problem(409, "Nothing learned yet", "this state has learned nothing yet; teach it a class first")
-        pictures = Pictures(
-            Picture(f"picture {number}", pixels)
-            for number, pixels in enumerate(pixels for question in questions for pixels in question.pictures)
-        )
-        found = iter(snapshot.learner.predict(pictures, top=max(question.top for question in questions)))
+        found = {tile: iter(_predicted(snapshot, questions, tile)) for tile in {each.tile for each in questions}}
         calibrated = None if snapshot.masks else is_calibrated(snapshot.learner.network)
         return [
-            Answer(snapshot.version, calibrated, [next(found) for _ in question.pictures]) for question in questions
+            Answer(snapshot.version, calibrated, [next(found[question.tile]) for _ in question.pictures])
+            for question in questions
         ]
 
     def _open(self) -> Snapshot:
@@ -174,6 +173,16 @@ class Serving:
     def _told(self, snapshot: Snapshot) -> None:
         record = snapshot.learner.record
         self.metrics.version.info({"version": snapshot.version, "kind": record["kind"], "method": record["method"]})
+
+
+def _predicted(snapshot: Snapshot, questions: Sequence[Question], tile: bool) -> list[Any]:
+    """Of the pictures of those questions that want tiles, or of those that do not."""
+    asked = [question for question in questions if question.tile == tile]
+    pictures = Pictures(
+        Picture(f"picture {number}", pixels)
+        for number, pixels in enumerate(pixels for question in asked for pixels in question.pictures)
+    )
+    return snapshot.learner.predict(pictures, top=max(question.top for question in asked), tile=tile)
 
 
 def masked(found: MaskPrediction) -> dict[str, Any]:

@@ -110,7 +110,7 @@ _DRAGGED = """files => {
 }"""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def photographs(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     """Real pictures as files: of CIFAR-10's birds and ships, and of CamVid's streets."""
     folder = tmp_path_factory.mktemp("photographs")

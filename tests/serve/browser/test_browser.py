@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import re
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
@@ -249,42 +245,6 @@ def test_everybody_can_read_it(
             assert [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in faults] == []
         wide, window = page.evaluate("() => [document.documentElement.scrollWidth, innerWidth]")
         assert wide <= window  # nothing but tables scrolls sideways, and those in their own box
-
-
-def test_masks_lie_over_the_picture(
-    visit: Visit, run: Run, drawing: Path, photographs: dict[str, list[Path]], artefacts: Path
-) -> None:
-    where = run(drawing)
-    page = visit(where)
-    page.locator("#known").wait_for()
-    page.locator("#ask-drop input").set_input_files(photographs["street"][0])
-    expect(page.locator("#ask-status")).to_have_text("1 picture answered")
-    canvas = page.locator("canvas")
-    picture = Image.open(photographs["street"][0])
-    assert canvas.evaluate("one => [one.width, one.height]") == list(picture.size)
-    legend = page.locator(".legend label")
-    expect(legend.first).to_be_visible()
-    expect(canvas).to_have_attribute("aria-label", re.compile("ant|bee"))
-
-    def inked() -> np.ndarray:
-        content = canvas.evaluate("one => one.toDataURL().split(',')[1]")
-        return np.asarray(Image.open(BytesIO(base64.b64decode(content))).convert("RGB"), np.int64)
-
-    covered = inked()
-    for box in range(legend.count()):
-        legend.nth(box).click()
-    bare = inked()
-    assert np.abs(bare - np.asarray(picture.convert("RGB"), np.int64)).mean() < 3  # JPEG decoders differ a little
-    assert np.abs(covered - bare).mean() > 10
-    for box in range(legend.count()):
-        legend.nth(box).click()
-    page.get_by_label("Opacity of the mask").fill("100")
-    full = inked()
-    shown = {tuple(colour) for colour in full[full.sum(-1) > 0][::97].tolist()}
-    assert {(128, 0, 0), (0, 128, 0)} & shown  # the colours of ant and bee, unmixed
-    page.screenshot(path=artefacts / "masks.png", full_page=True)
-    page.get_by_role("link", name="Teach").click()
-    expect(page.locator("#teach-hint")).to_contain_text("classes.json")
 
 
 def test_pictures_may_come_early(visit: Visit, address: str, photographs: dict[str, list[Path]]) -> None:

@@ -42,6 +42,7 @@ export function showClasses(state) {
     : "It has not been taught anything yet. Teach it a class first; then ask.";
   if (!taught.length && !state.read_only) find("ask-hint").append(" ", make("a", { href: "#teach" }, "Teach it a class"));
   show(find("ask-drop"), taught.length > 0);
+  show(find("ask-closer"), taught.length > 0 && state.kind === "segmentation");
   show(find("known"), taught.length > 0);
   const chips = taught.slice(0, CLASSES_SHOWN).map((name) => make("li", {}, name));
   if (taught.length > CLASSES_SHOWN) chips.push(make("li", { className: "rest" }, `and ${taught.length - CLASSES_SHOWN} more`));
@@ -64,7 +65,8 @@ function ask(files) {
   }
   const list = find("answers");
   if (!busy && !waiting.length) tally = { asked: 0, answered: 0, failed: 0 };
-  const entries = files.map((file) => ({ file, card: card(file), fault: tooLarge(file, facts.limits) }));
+  const tile = facts.kind === "segmentation" && find("ask-tile").checked;
+  const entries = files.map((file) => ({ file, tile, card: card(file), fault: tooLarge(file, facts.limits) }));
   list.prepend(...entries.map((entry) => entry.card));
   show(find("ask-bar"));
   tally.asked += entries.length;
@@ -92,6 +94,7 @@ async function answer(entries) {
   try {
     const form = new FormData();
     for (const { file } of entries) form.append("image", file, file.name || "picture");
+    if (entries[0].tile) form.append("tile", "true"); // a picture with a mask goes alone
     const said = await post("/v1/predict?top=5", form, { waiting: tell });
     for (const [index, entry] of entries.entries()) {
       if (entry.card.isConnected) await fill(entry, said.predictions[index], said);

@@ -154,6 +154,7 @@ function leaveOut(entry) {
 
 function refresh() {
   show(parts.error, false);
+  parts.submit.textContent = "Teach";
   if (facts.kind === "segmentation") return;
   show(find("one"), !many());
   show(find("many"), many());
@@ -161,7 +162,7 @@ function refresh() {
   parts.nameHint.textContent = facts.classes.includes(name) ? `${name} is known: these pictures are added to what it knows of it.` : "One word or a few, as it shall answer later.";
   const bytes = pictures.reduce((sum, { file }) => sum + file.size, 0);
   parts.status.textContent = pictures.length ? `${count(pictures.length, "picture")}, ${size(bytes)}` : "";
-  parts.submit.textContent = !many() && name ? `Teach “${name.length > 30 ? `${name.slice(0, 29)}…` : name}”` : "Teach";
+  if (!many() && name) parts.submit.textContent = `Teach “${name.length > 30 ? `${name.slice(0, 29)}…` : name}”`;
 }
 
 const chosen = () => (many() ? [archive].filter(Boolean) : pictures.map(({ file }) => file));
