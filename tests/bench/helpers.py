@@ -1,13 +1,16 @@
-"""Made-up rows: what a bench writes, without a run."""
+"""Made-up rows: what a bench writes, without a run; and tiny benches that are run."""
 
 from __future__ import annotations
 
 import base64
 import importlib.util
-from collections.abc import Sequence
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +24,46 @@ def load(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+TINY = ("--backbone", "random:dinov2-tiny", "--image-size", "28", "--precision", "fp32", "--class-order", "natural")
+SLOW = ("--methods", "seq-lora", "--no-controls", "--seeds", "1", "--epochs", "24", "--batch-size", "2")
+OFTEN = ("--set", "training.checkpoint_seconds=0.2")
+VARYING = {"train_seconds", "milliseconds_per_image", "peak_memory", "resumed", "timing_valid"}
+
+
+class Result(NamedTuple):
+    """Of a command line."""
+
+    code: int
+    out: str
+    err: str
+
+
+def rows_in(out: Path) -> dict[str, dict[str, Any]]:
+    """Rows of a bench by file name, without what differs from run to run."""
+    found = {}
+    for file in sorted((out / "rows").glob("*.json")):
+        row = {key: value for key, value in json.loads(file.read_text()).items() if key not in VARYING}
+        found[file.stem] = row
+    return found
+
+
+def newest(folder: Path) -> int:
+    """When the last checkpoint was written; 0 where there is none."""
+    found = [0]
+    for file in folder.glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # the next one has taken its place
+            found.append(file.stat().st_mtime_ns)
+    return max(found)
+
+
+def wait_for(look: Callable[[], object], seconds: float = 120) -> None:
+    """Until what is looked at is true."""
+    limit = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.05)
 
 
 PICTURES = 40  # a round

@@ -4,83 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
 
-import numpy as np
+import psutil
 import pytest
-from PIL import Image
 
-from sapwood.bench import pool
 from sapwood.bench.plan import Plan
-from sapwood.cli import main
 
+from .helpers import OFTEN, SLOW, TINY, Result, newest, rows_in, wait_for
 from .row_processes import Server
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
-
-TINY = ("--backbone", "random:dinov2-tiny", "--image-size", "28", "--precision", "fp32", "--class-order", "natural")
-VARYING = {"train_seconds", "milliseconds_per_image", "peak_memory", "resumed", "timing_valid"}
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A benchmark of four classes in two tasks."""
-    folder, random = tmp_path_factory.mktemp("pictures") / "animals", np.random.default_rng(0)
-    for name in ("ant", "bee", "cat", "dog"):
-        (folder / name).mkdir(parents=True)
-        for index in range(15):
-            pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{index}.png")
-    return f"own:{folder}:2"
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def bench(
-    own: str, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Result]:
-    """``sapwood bench`` in this process; its rows run in processes of their own that need not import anew."""
-    monkeypatch.setattr(pool, "subprocess", SimpleNamespace(Popen=server.start))
-
-    def run(out: Path, *more: str, benchmark: str = own) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(["bench", benchmark, "--out", str(out), *TINY, *more])
-        return Result(int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
-def rows(out: Path) -> dict[str, dict[str, Any]]:
-    """By file name, without what differs from run to run."""
-    found = {}
-    for file in sorted((out / "rows").glob("*.json")):
-        row = {key: value for key, value in json.loads(file.read_text()).items() if key not in VARYING}
-        found[file.stem] = row
-    return found
-
-
-SLOW = ("--methods", "seq-lora", "--no-controls", "--seeds", "1", "--epochs", "24", "--batch-size", "2")
-OFTEN = ("--set", "training.checkpoint_seconds=0.2")
 
 
 def test_a_bench_that_was_cut_short_gives_the_same_rows(own: str, bench: Callable[..., Result], tmp_path: Path) -> None:
@@ -91,37 +31,31 @@ def test_a_bench_that_was_cut_short_gives_the_same_rows(own: str, bench: Callabl
     checkpoints = broken / "rows/seq-lora-random-seed0.work/state/training"
     for number, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)):
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-            before, limit = _newest(checkpoints), time.monotonic() + 120
-            while _newest(checkpoints) == before:
-                assert process.poll() is None, "it ended before that"
-                assert time.monotonic() < limit
-                time.sleep(0.05)
+            before = newest(checkpoints)
+            wait_for(lambda before=before, process=process: newest(checkpoints) > before or process.poll() is not None)
+            assert process.poll() is None, "it ended before that"
             if number == signal.SIGKILL:
                 os.killpg(process.pid, number)
             else:
                 process.send_signal(number)  # to the bench alone, which passes it on
             _, said = process.communicate(timeout=120)
         assert process.returncode == code, said
-        assert rows(broken) == {}
+        assert rows_in(broken) == {}
         if number == signal.SIGTERM:
             last = "error: stopped; finished rows are kept, the same command goes on with the others"
             assert said.splitlines()[-1] == last
     assert bench(broken, *SLOW, *OFTEN).code == 0
-    assert rows(broken) == rows(tmp_path / "whole") != {}
+    assert rows_in(broken) == rows_in(tmp_path / "whole") != {}
     for out, whole in ((tmp_path / "whole", True), (broken, False)):
         (row,) = json.loads((out / "results.json").read_text())
         assert (row["timing_valid"], row["resumed"]) == (whole, not whole)
-
-
-def _newest(folder: Path) -> int:
-    return max((file.stat().st_mtime_ns for file in folder.glob("*.safetensors")), default=0)
 
 
 def test_rows_are_not_run_twice_and_more_may_join(bench: Callable[..., Result], tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--seeds", "1", "--epochs", "1")
     assert bench(out, "--methods", "ncm", *options).code == 0
-    assert {"ncm-random-seed0", "joint-random-seed0"} == rows(out).keys()
+    assert {"ncm-random-seed0", "joint-random-seed0"} == rows_in(out).keys()
     times = {file: file.stat().st_mtime_ns for file in (out / "rows").glob("*.json")}
     second = bench(out, "--methods", "ncm,seq-lora+ridge,ncm/cosine", "--jobs", "2", "--json", *options)
     assert second.code == 0
@@ -168,8 +102,40 @@ def test_a_row_that_fails_leaves_the_others(bench: Callable[..., Result], tmp_pa
     line = done.err.splitlines()[-1]
     assert line.startswith("error: row seq-lora-random-seed0 failed: the loss became ")
     assert line.endswith(f" (see {log}); the same command tries again")
-    assert rows(out).keys() == {"ncm-random-seed0"}
+    assert rows_in(out).keys() == {"ncm-random-seed0"}
     assert "| ncm " in (out / "table.md").read_text()
+
+
+def test_what_failed_is_tried_again(own: str, bench: Callable[..., Result], server: Server, tmp_path: Path) -> None:
+    """From its checkpoint; a row that the user has to mend is not."""
+    out = tmp_path / "out"
+
+    def kill_one() -> None:
+        wait_for(lambda: newest(out / "rows/seq-lora-random-seed0.work/state/training"))
+        (row,) = psutil.Process(server.process.pid).children()
+        row.kill()
+
+    with ThreadPoolExecutor() as threads:
+        killing = threads.submit(kill_one)
+        done = bench(out, *SLOW, *OFTEN, "--retries", "1")
+    killing.result()
+    assert done.code == 0
+    again = "row seq-lora-random-seed0 failed: killed by signal 9"
+    (line,) = (line for line in done.err.splitlines() if line.startswith(again))
+    assert line.endswith("; trying again (1 of 1)")
+    assert bench(tmp_path / "whole", *SLOW, *OFTEN).code == 0
+    assert rows_in(out) == rows_in(tmp_path / "whole")
+
+    wild = (*SLOW, "--lr", "1e30", "--set", "training.optimizer=sgd", "--set", "training.warmup=0")
+    done = bench(tmp_path / "wild", *wild, "--retries", "2")
+    assert done.code == 1
+    assert [number for number in "123" if f"; trying again ({number} of 2)" in done.err] == ["1", "2"]
+    spoiled = shutil.copytree(Path(own.split(":")[1]), tmp_path / "spoiled")
+    (spoiled / "ant/0.png").write_bytes(b"no picture")
+    done = bench(tmp_path / "mend", *SLOW, "--retries", "2", benchmark=f"own:{spoiled}:2")
+    assert done.code == 1
+    assert "trying again" not in done.err
+    assert "0.png" in done.err.splitlines()[-1]
 
 
 def test_random_weights_stand_beside_pretrained_ones() -> None:
@@ -193,6 +159,13 @@ def test_random_weights_stand_beside_pretrained_ones() -> None:
         ("own", ("--methods", ","), "--methods names no method"),
         ("own", ("--methods", "ncm", "--tasks", "9"), "4 classes"),
         ("own", ("--methods", "ncm", "--jobs", "0"), "--jobs must be >= 1, got 0"),
+        ("own", ("--methods", "ncm", "--retries", "-1"), "--retries must be >= 0, got -1"),
+        (
+            "own",
+            ("--methods", "ncm", "--engine", "rai"),
+            "no engine 'rai'. Did you mean 'ray'? Known engines: process, ",
+        ),
+        ("own", ("--methods", "ncm", "--address", "auto"), "--address is not for --engine process"),
         ("own", ("--methods", "ncm", "--set", "training.epoch=1"), "no setting 'training.epoch'"),
         ("own", ("--methods", "clora+mib"), "is not for classification"),
         ("own", ("--methods", "ncm", "--class-order", "backwards"), "--class-order must be a number, natural or seed"),

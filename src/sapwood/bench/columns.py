@@ -186,7 +186,9 @@ def notes(lines: Sequence[Line]) -> list[str]:
     if any(line.random for line in lines):
         found.append("random: the same with random weights, what the protocol gives without any pre-training.")
     if not all(line.timing_valid for line in lines):
-        found.append("Timings invalid where rows ran side by side, or were stopped and gone on with: not shown.")
+        found.append(
+            "Timings invalid where rows ran side by side or on a cluster, or were stopped and gone on with: not shown."
+        )
     if any(NOTHING in cells(line) for line in lines):
         found.append(
             f"{NOTHING} Not measured, or not defined (NetScore where nothing is fitted; the gap of joint itself)."

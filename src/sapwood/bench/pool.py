@@ -1,12 +1,11 @@
-"""Rows at work: so many processes at once, each finished row on disk, and nothing lost when it is stopped."""
+"""Rows at work: so many runs at once, each finished row on disk, and nothing lost when it is stopped."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,68 +13,104 @@ from typing import Any
 from filelock import FileLock
 
 from sapwood.bench.budget import chosen_epochs
+from sapwood.bench.engines.base import TAKEN, UNSEEN, End, Engine, Job
 from sapwood.bench.plan import Plan
-from sapwood.bench.worker import TAKEN
-from sapwood.errors import ConfigError, Interrupted
+from sapwood.errors import ConfigError, Interrupted, UsageError
 from sapwood.progress import Progress
 from sapwood.state.files import put
-from sapwood.training import Stop, stop_on_signals
+from sapwood.training import stop_on_signals
 
-_POLL = 0.2  # seconds between two looks at the processes
+_POLL = 0.2  # seconds between two looks at the runs
+_FINAL = (UsageError.exit_code, TAKEN, UNSEEN)
+"""Exit codes that come again however often a row is tried."""
 _REQUEST = "bench.json"
 
 
-def work(plan: Plan, out: Path, jobs: int, progress: Progress) -> tuple[list[dict[str, Any]], list[str]]:
+def work(
+    plan: Plan, out: Path, engine: Engine, progress: Progress, retries: int = 0
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Run all rows that are not there yet.
 
     Rows lie in ``out/rows``, one JSON file each, with a log beside it. A row that was cut short goes on where it
     stopped; several benches may share a folder.
+
+    Args:
+        plan: what is run.
+        out: folder of the bench; every machine of the engine writes there.
+        engine: runs the rows; it is opened if a row is missing, and closed.
+        progress: listens.
+        retries: how often a row that failed is tried again, from its last checkpoint; not where the user has to mend
+            something.
 
     Returns:
         All rows of the folder, those of the plan first; and a line for each that failed, the others were run all the
         same.
 
     Raises:
-        ConfigError: the folder holds rows of another benchmark or of other settings, or the budget is too small.
+        ConfigError: the folder holds rows of another benchmark or of other settings, the budget is too small, or the
+            engine cannot run them.
         Interrupted: a stop was asked for; the rows in work have written a checkpoint.
     """
     folder, rows = out / "rows", plan.rows()
     names = list(rows)
     waiting = [name for name in names if not (folder / f"{name}.json").exists()]
-    epochs: dict[str, int] = {}
-    if plan.budget_gmacs is not None:  # first: a folder whose budget is too small could not be used with another
-        epochs = chosen_epochs(plan, {name: rows[name] for name in waiting}, progress)
-    _claim(plan, out)
     plan.stream(0)  # missing data are found now
-    folder.mkdir(exist_ok=True)
-    progress.start("rows", len(names), len(names) - len(waiting))
-    failed: list[str] = []
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    with stop_on_signals() as stop:
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs and not stop.requested:
-                    name = waiting.pop(0)
-                    running[name] = _start(plan, name, folder, jobs, epochs.get(name))
-                time.sleep(_POLL)
-                for name, process in list(running.items()):
-                    if process.poll() is None:
-                        continue
-                    del running[name]
-                    if process.returncode:
-                        failed.append(_failure(name, process.returncode, folder))
-                    else:
-                        progress.note(_result(folder / f"{name}.json"))
-                    progress.advance(1)
-                if stop.requested:
-                    _end(running, stop)
-        finally:
-            for process in running.values():
-                process.kill()
-    progress.finish()
+    try:
+        if waiting:
+            engine.open()
+        epochs: dict[str, int] = {}
+        if plan.budget_gmacs is not None:  # first: a folder whose budget is too small could not be used with another
+            epochs = chosen_epochs(plan, {name: rows[name] for name in waiting}, progress)
+        _claim(plan, out)
+        folder.mkdir(exist_ok=True)
+        if waiting:
+            engine.check(folder)
+        progress.start("rows", len(names), len(names) - len(waiting))
+        specs = {name: _spec(plan, name, folder, engine, epochs) for name in waiting}
+        failed = _run(specs, folder, engine, retries, progress)
+    finally:
+        engine.close()
     there = [name for name in names if (folder / f"{name}.json").exists()]
     there += sorted(file.stem for file in folder.glob("*.json") if file.stem not in names)
     return [json.loads((folder / f"{name}.json").read_text("utf-8")) for name in there], failed
+
+
+def _run(
+    specs: Mapping[str, dict[str, Any]], folder: Path, engine: Engine, retries: int, progress: Progress
+) -> list[str]:
+    """Run rows by name, so many at once as the engine takes; a line for each that failed."""
+    waiting, running = list(specs), dict[str, Job]()
+    tries, failed = Counter[str](), list[str]()
+    with stop_on_signals() as stop:
+        try:
+            while waiting or running:
+                while waiting and len(running) < engine.jobs and not stop.requested:
+                    name = waiting.pop(0)
+                    running[name] = engine.start(specs[name], folder / f"{name}.log")
+                    tries[name] += 1
+                time.sleep(_POLL)
+                for name, job in list(running.items()):
+                    end = job.poll()
+                    if end is None:
+                        continue
+                    del running[name]
+                    fault = _fault(name, end, folder)
+                    if fault is None:
+                        progress.note(_result(folder / f"{name}.json"))
+                    elif tries[name] <= retries and end.code not in _FINAL:
+                        progress.note(f"{fault}; trying again ({tries[name]} of {retries})")
+                        waiting.insert(0, name)
+                        continue
+                    else:
+                        failed.append(fault)
+                    progress.advance(1)
+                if stop.requested:
+                    _end(running)
+        finally:
+            for job in running.values():
+                job.kill()
+    progress.finish()
+    return failed
 
 
 def _claim(plan: Plan, out: Path) -> None:
@@ -95,32 +130,36 @@ def _claim(plan: Plan, out: Path) -> None:
         raise ConfigError(f"--out {out} holds rows of {'; '.join(faults)}; name another folder")
 
 
-def _start(plan: Plan, name: str, folder: Path, jobs: int, epochs: int | None) -> subprocess.Popen[bytes]:
-    spec = {"plan": asdict(plan), "row": name, "out": str(folder / f"{name}.json"), "jobs": jobs, "epochs": epochs}
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-    with open(folder / f"{name}.log", "ab") as log:
-        command = [sys.executable, "-m", "sapwood.bench.worker", json.dumps(spec)]
-        # A group of its own: Ctrl-C reaches this process alone, which then asks the rows to stop.
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+def _spec(plan: Plan, name: str, folder: Path, engine: Engine, epochs: Mapping[str, int]) -> dict[str, Any]:
+    """What ``sapwood.bench.worker`` takes."""
+    how = {"jobs": engine.jobs, "alone": engine.alone, "epochs": epochs.get(name)}
+    return {"plan": asdict(plan), "row": name, "out": str(folder / f"{name}.json"), **how}
 
 
-def _end(running: dict[str, subprocess.Popen[bytes]], stop: Stop) -> None:
-    """Ask the processes to stop, wait until they have written their checkpoints, and say so."""
-    for process in running.values():
-        process.terminate()
-    for process in running.values():
-        process.wait()
+def _end(running: dict[str, Job]) -> None:
+    """Ask the rows to stop, wait until they have written their checkpoints, and say so."""
+    for job in running.values():
+        job.stop()
+    for job in running.values():
+        job.wait()
     running.clear()
     raise Interrupted("stopped; finished rows are kept, the same command goes on with the others")
 
 
-def _failure(name: str, code: int, folder: Path) -> str:
+def _fault(name: str, end: End, folder: Path) -> str | None:
+    """What went wrong with a row that has ended."""
     log = folder / f"{name}.log"
-    if code == TAKEN:
+    if end.code == TAKEN:
         return f"row {name} is being run by another process"
+    if end.code == UNSEEN:
+        return f"row {name} failed: it was sent to a machine that does not see {folder}"
+    if end.code == 0:
+        gone = not (folder / f"{name}.json").exists()
+        return f"row {name} is done, but its file is not to be seen here yet" if gone else None
+    if end.reason or end.code < 0:
+        return f"row {name} failed: {end.reason or f'killed by signal {-end.code}'} (see {log})"
     lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    last = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
+    last = lines[-1].removeprefix("error: ") if lines else f"exit code {end.code}"
     return f"row {name} failed: {last} (see {log})"
 
 

@@ -14,13 +14,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sapwood.bench.budget import with_epochs
+from sapwood.bench.engines.base import TAKEN
 from sapwood.bench.plan import Plan
 from sapwood.bench.runner import run
 from sapwood.errors import SapwoodError
 from sapwood.progress import Progress
 
-TAKEN = 75
-"""Exit code where another process is at this row already."""
 _POLL = 0.5  # seconds between two looks at the parent
 _PATIENCE = 5.0  # seconds that a process whose bench is gone has to write its checkpoint
 
@@ -51,15 +50,15 @@ def stop_with_parent() -> None:
 
 
 def main(spec: dict[str, Any]) -> int:
-    """Run the row that ``plan``, ``row`` (its name), ``epochs`` (None: those of
-    the plan) and ``out`` (its file) describe; the exit code."""
+    """Run the row that ``plan``, ``row`` (its name), ``epochs`` (None: those of the plan) and ``out`` (its file)
+    describe; ``jobs`` is how many run at once, ``alone`` whether its seconds count. Returns the exit code."""
     stop_with_parent()
     plan, out = Plan(**_plan_arguments(spec["plan"])), Path(spec["out"])
     row, epochs = plan.rows()[spec["row"]], spec["epochs"]
     wanted = row.run if epochs is None else with_epochs(row.run, epochs)
     try:
         with FileLock(out.with_suffix(".lock"), timeout=_PATIENCE):
-            marks = {"control": row.control, "jobs": spec["jobs"], "timing_valid": spec["jobs"] == 1}
+            marks = {"control": row.control, "jobs": spec["jobs"], "timing_valid": spec["alone"]}
             marks["budget_gmacs"] = plan.budget_gmacs
             run(plan.stream(row.run.seed), wanted, out, progress=Lines(), memory={}, marks=marks)
     except Timeout:

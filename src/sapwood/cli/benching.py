@@ -47,7 +47,31 @@ def bench(
     config: Annotated[
         Path | None, typer.Option(help="JSON or TOML file of settings: adapter, objective, head, training.")
     ] = None,
-    jobs: Annotated[int, typer.Option(metavar="N", help="Rows at once; above 1 timings are marked invalid.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Rows at once: 1, or with ray as many as there is room for; above 1 timings are marked invalid.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="Runs the rows: process, or ray, which marks timings invalid.")
+    ] = "process",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto",
+            help="ray: a running cluster; all its machines must share the folder --out. Else one is started here.",
+        ),
+    ] = None,
+    cpus_per_run: Annotated[int | None, typer.Option(metavar="N", help="ray: cores of each run; 1.")] = None,
+    gpus_per_run: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="ray: GPUs of each run, 0.5 for half of one; 1 where the cluster has some."),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(metavar="N", help="Try a row that failed so often again, from its last checkpoint.")
+    ] = 0,
     joint_at_end: Annotated[
         bool, typer.Option("--joint-at-end", help="Train the joint bound once, on everything, not after each task.")
     ] = False,
@@ -59,16 +83,21 @@ def bench(
 ) -> None:
     """Compare methods: every method and seed in a process of its own, tables, plots and a report at the end.
 
+    The processes run on this machine, or, with --engine ray, wherever a Ray cluster has room.
+
     If the command is stopped, the same command goes on with what is missing. More methods or seeds may be added to a
     folder later.
     """
+    from sapwood.bench.engines import make_engine
+    from sapwood.bench.engines.base import Options
     from sapwood.bench.outputs import write_all
     from sapwood.bench.plan import Plan
     from sapwood.bench.pool import work
     from sapwood.bench.rows import with_intransigence
 
-    if jobs < 1:
-        raise ConfigError(f"--jobs must be >= 1, got {jobs}")
+    if retries < 0:
+        raise ConfigError(f"--retries must be >= 0, got {retries}")
+    runs = make_engine(engine, Options(jobs, address, cpus_per_run, gpus_per_run))
     check_tracker(track)
     training: dict[str, Any] = {
         "epochs": epochs,
@@ -94,7 +123,7 @@ def bench(
         budget_gmacs=budget_gmacs,
     )
     with listening() as progress:
-        found, failed = work(plan, out, jobs, progress)
+        found, failed = work(plan, out, runs, progress, retries)
         rows = with_intransigence(found)
         if rows:
             progress.note("drawing tables, plots and report")
