@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 _LONG = (
     "registry/test_methods.py",
     "test_readme.py",
+    "bench/test_ray.py",
+    "world/test_together.py",
     "bench/test_pool.py",
     "registry/test_all_parts.py",
     "serve/browser/test_browser.py",

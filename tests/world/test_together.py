@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from sapwood.learner import Learner
-from sapwood.objectives import OBJECTIVES
 
 from .conftest import ROOT, Start
 
 TRAINING = {"epochs": 1, "batch_size": 4, "precision": "fp32", "lr": 1e-3, "balance": "none", "validation": 0.2}
 PICTURES = ("lora+ewc", "inflora", "seq-lora+ridge")
-MASKS = tuple(f"clora+{name}" if name != "finetune" else "clora" for name in OBJECTIVES if name != "ewc")
+# The other objectives for masks are made of the same parts as these.
+MASKS = ("clora", "clora+mib", "clora+plop", "clora+rcil", "clora+sats", "clora+ssul", "clora+dkd")
 IGNORING = ("clora", "clora+mib", "clora+plop", "clora+dkd", "clora+ssul")
 """Learned with masks in which some pictures have more labelled pixels than others."""
 

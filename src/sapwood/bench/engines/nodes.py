@@ -25,7 +25,9 @@ try:
 except Exception as error:
     while error.__cause__ is not None:
         error = error.__cause__
-    sys.exit("ray: " + " ".join(str(error).split()))
+    said = str(error).strip()
+    said = said.splitlines()[-1] if "Traceback" in said else said
+    sys.exit("ray: " + " ".join(said.split()))
 """
 
 

@@ -58,15 +58,12 @@ class Cluster(Engine):
         self._set(_QUIET | ({} if address else OWN | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}))
         import ray
 
-        handler = signal.getsignal(signal.SIGTERM)
         own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE}
         try:
             ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
         except (RuntimeError, ValueError, OSError) as error:
             raise SapwoodError(f"--engine ray: no cluster could be started or joined: {_said(error)}") from error
         self._joined = True
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray's would end the bench without a word to the runs
         nodes = [Node.of(described) for described in ray.nodes() if described["Alive"]]
         if self._options.gpus_per_run is None and any(node.gpus for node in nodes):
             self._gpus = 1.0  # as a process of its own would take the GPU
