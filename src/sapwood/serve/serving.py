@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import io
 import threading
 from collections.abc import Sequence
@@ -135,7 +134,6 @@ class Serving:
                     self._told(fresh)
                     self.metrics.switches.inc()
                     note("version", version=fresh.version)
-                    gc.collect()  # a network refers to itself: left alone, the old ones would pile up
         return self._snapshot
 
     async def follow(self) -> None:
