@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def start() -> Start:
+def start() -> Iterator[Start]:
     """``start(2, "-m", "sapwood", "learn", …)``: that many processes; one is started without a launcher."""
     begun: list[subprocess.Popen[str]] = []
 
@@ -37,7 +37,7 @@ def start() -> Start:
         )
         return begun[-1]
 
-    yield run  # type: ignore[misc]
+    yield run
     for process in begun:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
