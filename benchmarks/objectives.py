@@ -43,7 +43,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         feed: Any = data.train
         needed = 1 if objective.stays(data.task) else 2 + ("teacher" in objective.needs and data.task.index > 0)
         config = training_config(record)
-        rounds.learn_round(network, objective, data, config, checkpoints=NONE, progress=feed, stop=Stop())
+        rounds.learn_round(network, objective, data, config, NONE, feed, Stop())
     # An objective may go through the pictures once more after the last step.
     timed = zip(feed.steps[1:], feed.forwards[1 : len(feed.steps)], strict=True)
     return {

@@ -192,7 +192,7 @@ def measure(side: str, options: argparse.Namespace) -> dict[str, Any]:
                 counted.update(resident(network, feed.teacher, optimizer))
 
         hook = register_optimizer_step_post_hook(made)
-        rounds.learn_round(network, objective, data, config, checkpoints=NONE, progress=feed, stop=Stop())
+        rounds.learn_round(network, objective, data, config, NONE, feed, Stop())
         hook.remove()
     trained = network.trainable().values()
     return {

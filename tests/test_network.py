@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -182,3 +183,31 @@ def test_the_context_lives_as_long_as_the_forward(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(shifted - plain, noted[0].values["mean"][:, None].expand(5, 3), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(network(images()).logits, plain)  # training logits are not calibrated
     assert network.slot.context.values == {}
+
+
+def test_a_backbone_is_lent_as_it_came_on_the_same_tensors() -> None:
+    network = network_with(targets=("q", "fc2"))
+    before = predict(network)
+    lent = network.lent(asdict(network.backbone.info), 28, torch.device("cpu"), "fp32")
+    assert lent is not None
+    assert {p.data_ptr() for p in lent.parameters()} == {p.data_ptr() for p in network.backbone.parameters()}
+    assert not any(isinstance(module, AdaptedLinear) for module in lent.modules())
+    with torch.no_grad(), network.bare():
+        assert torch.equal(lent(network.pixels(images())).pooled, network.tokens(images())[0].pooled)
+    other = Network(lent, network.adapter, network.head)
+    other.merge()
+    assert torch.equal(predict(network), before)
+    torch.testing.assert_close(predict(other), before, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "size", "precision"), [({"sha256": "0"}, 28, "fp32"), ({}, 42, "fp32"), ({}, 28, "bf16")]
+)
+def test_other_weights_are_not_lent(change: dict[str, str], size: int, precision: str) -> None:
+    network = network_with()
+    assert network.lent(asdict(network.backbone.info) | change, size, torch.device("cpu"), precision) is None
+
+
+def test_weights_that_train_are_not_lent() -> None:
+    network = network_with("full")
+    assert network.lent(asdict(network.backbone.info), 28, torch.device("cpu"), "fp32") is None

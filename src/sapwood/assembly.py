@@ -87,16 +87,24 @@ def training_config(record: Mapping[str, Any]) -> TrainingConfig:
 
 
 def assemble(
-    record: Mapping[str, Any], state: State | None, device: torch.device, precision: str
+    record: Mapping[str, Any],
+    state: State | None,
+    device: torch.device,
+    precision: str,
+    like: Network | None = None,
 ) -> tuple[Network, Objective]:
     """Build the network and the objective of a version and fill them with what its files hold.
+
+    Where ``like`` runs on the same frozen weights they are shared with it instead of read again.
 
     Raises:
         StateError: the backbone's weights are not those the state was made with.
     """
     parts, settings = record["parts"], record["settings"]
     info = record["backbone"]
-    backbone = open_recorded(info, record["image_size"], None if state is None else state.path)
+    backbone = None if like is None else like.lent(info, record["image_size"], device, precision)
+    if backbone is None:
+        backbone = open_recorded(info, record["image_size"], None if state is None else state.path)
     if backbone.info.sha256 != info["sha256"]:
         raise StateError(
             f"the state was made with {info['name']} of sha256 {info['sha256'][:12]}, but the weights found now have "

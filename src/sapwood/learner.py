@@ -32,6 +32,8 @@ from sapwood.settings import TrainingConfig
 from sapwood.state import State, Version
 from sapwood.training import stop_on_signals
 
+Device = str | torch.device | None
+
 
 class Learner:
     """Learns new classes round by round into a state folder.
@@ -48,10 +50,16 @@ class Learner:
     """
 
     def __init__(
-        self, state: State, device: str | torch.device | None = None, *, memory: dict[str, Tensor] | None = None
+        self,
+        state: State,
+        device: Device = None,
+        *,
+        memory: dict[str, Tensor] | None = None,
+        like: Network | None = None,
     ) -> None:
         self.state = state
         self.memory = memory
+        self._like = like
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._parts: tuple[Network, Objective] | None = None
 
@@ -67,7 +75,7 @@ class Learner:
         image_size: Size | None = None,
         seed: int = 0,
         settings: Overrides | None = None,
-        device: str | torch.device | None = None,
+        device: Device = None,
     ) -> Learner:
         """Make a state folder that has learned nothing yet.
 
@@ -97,9 +105,13 @@ class Learner:
         return cls(here[0] if here else State.open(path), device)
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, device: str | torch.device | None = None) -> Learner:
+    def open(cls, path: str | PathLike[str], *, device: Device = None) -> Learner:
         """Open the current version of a state folder."""
         return cls(State.open(path), device)
+
+    def reopened(self) -> Learner:
+        """The version that the folder is at by now; this learner stays what it is, and lends its frozen weights."""
+        return Learner(State.open(self.state.path), self.device, like=self.network)
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -189,16 +201,7 @@ class Learner:
             beginning = (checkpoints, prepared.plan, where, network, config.batch_size)
             attention = world.first(lambda: begin_round(*beginning))
             self._parts = None  # what follows changes them; only a commit makes them the current version's
-            learned = learn_round(
-                network,
-                objective,
-                round_,
-                config,
-                checkpoints=checkpoints,
-                progress=progress,
-                stop=stop,
-                attention=attention,
-            )
+            learned = learn_round(network, objective, round_, config, checkpoints, progress, stop, attention=attention)
             confusion = prepared.measure(network, progress, stop.check)
             if acceptance is not None and (refusal := acceptance.refusal(confusion)):
                 world.first(checkpoints.clear)
@@ -277,7 +280,8 @@ class Learner:
             half = self.state.training.clear()
         if half is not None and progress is not None:
             progress.note(f"round {half.get('task')!r}, which was half learned, has been dropped too")
-        self._parts = None
+        if self._parts is not None:
+            self._like, self._parts = self._parts[0], None
         return version
 
     def merge(self) -> Learner:
@@ -289,8 +293,9 @@ class Learner:
         """Network and objective, computing as the last round did or as ``config`` says."""
         precision = resolve_precision((config or training_config(self.record)).precision, self.device)
         if self._parts is None or self._parts[0].precision != precision:
-            self._parts = self.state.reading(lambda: assemble(self.record, self.state, self.device, precision))
-            self._parts[0].memory = self.memory
+            made = (self.device, precision, self._like)
+            self._parts = self.state.reading(lambda: assemble(self.record, self.state, *made))
+            self._parts[0].memory, self._like = self.memory, None
         return self._parts
 
     def _some_classes(self) -> tuple[str, ...]:

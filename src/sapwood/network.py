@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from sapwood.adapted import Adapted, Slot, adapted
 from sapwood.adapters.base import Adapter, Context
-from sapwood.backbones.base import Backbone, Site, Tokens
+from sapwood.backbones.base import Backbone, Site, Size, Tokens, height_width
 from sapwood.data.transforms import normalise
 from sapwood.errors import ConfigError
 from sapwood.functional.resize import at_size
@@ -99,6 +100,20 @@ class Network(nn.Module):
         else:
             self.backbone.to(torch.bfloat16 if low else torch.float32)
         self.refold()
+
+    def lent(self, info: Mapping[str, Any], size: Size, device: torch.device, precision: str) -> Backbone | None:
+        """This network's backbone as it came, for another network: modules of its own on the very same tensors.
+
+        None where the frozen weights of ``info`` at this size, device and precision are others than this network's.
+        """
+        mine = self.backbone.info
+        asked = (info["name"], info["sha256"], height_width(size), _place(device), precision)
+        if asked != (mine.name, mine.sha256, height_width(mine.image_size), _place(self.device), self.precision):
+            return None
+        if self.adapter.trains_backbone:
+            return None
+        memo: dict[int, Any] = {id(each): each for each in (*self.backbone.parameters(), *self.backbone.buffers())}
+        return copy.deepcopy(self.backbone, memo | {id(layer): layer.base for layer in self.adapted})
 
     @property
     def device(self) -> torch.device:
@@ -258,6 +273,10 @@ def _parts(head: DenseHead, decoded: Tensor) -> tuple[Tensor, Tensor]:
         raise ConfigError("the objective takes apart what all classes read from one decoder; head.stem must be shared")
     weight = head.classifier.weight[:, :, None, None]
     return F.conv2d(decoded, weight.clamp(min=0)), F.conv2d(decoded, weight.clamp(max=0))
+
+
+def _place(device: torch.device) -> tuple[str, int]:
+    return device.type, device.index or 0
 
 
 def _casting(device: str, dtype: torch.dtype | None) -> AbstractContextManager[object]:

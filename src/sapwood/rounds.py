@@ -44,10 +44,10 @@ def learn_round(
     objective: Objective,
     data: Round,
     config: TrainingConfig,
-    *,
     checkpoints: Keeper,
     progress: Progress,
     stop: Stop,
+    *,
     attention: Attention = "sdpa",
 ) -> dict[str, Any]:
     """Teach the network a round, in place; ``attention`` is how it is computed in steps.

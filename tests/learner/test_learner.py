@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,24 @@ def test_undo_goes_back_and_the_round_can_be_learned_anew(tmp_path: Path, pictur
     assert old != new  # versions are immutable: the undone round's files stay
     assert len(kept) == len(again)
     assert all(torch.equal(again[name.replace(old, new, 1)], value) for name, value in kept.items())
+
+
+@pytest.mark.parametrize("method", ["seq-lora", "slca"])
+def test_a_reopened_learner_leaves_the_old_one_as_it_is(method: str, tmp_path: Path, picture_folder: Folders) -> None:
+    first, second = picture_folder(["ant", "bee"], 6, name="first"), picture_folder(["cat"], 6, name="second")
+    writer = create(tmp_path / "state", method).learn(first, training=FAST)
+    old = Learner.open(tmp_path / "state")
+    answers = old.predict(second)
+    writer.learn(second)
+    new = old.reopened()
+    assert new.predict(second) == writer.predict(second) != answers
+    assert old.predict(second) == answers
+    mine, other = (next(each.network.backbone.parameters()).data_ptr() for each in (new, old))
+    assert (mine == other) == (method == "seq-lora")  # weights that train are each version's own
+    past = weakref.ref(old.network)
+    del old
+    gc.collect()
+    assert past() is None
 
 
 # --- precision and merging

@@ -19,7 +19,7 @@ from sapwood.data.pictures import Picture
 from sapwood.errors import SapwoodError
 from sapwood.learner import Learner
 from sapwood.serve.app import create_app
-from sapwood.serve.serving import Serving, Snapshot
+from sapwood.serve.serving import Serving, Snapshot, _filled
 from sapwood.serve.settings import ServeSettings
 
 from .conftest import Serve
@@ -175,17 +175,17 @@ def test_alive_and_ready(client: TestClient) -> None:
 
 def test_while_the_network_loads_it_says_so(taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, before the upload; also when it cannot be loaded. A later try brings it up."""
-    fill, tried, go_on, content = Serving._filled, threading.Semaphore(0), threading.Semaphore(0), picture("ant")
+    fill, tried, go_on, content = _filled, threading.Semaphore(0), threading.Semaphore(0), picture("ant")
     outcomes: list[Exception | None] = [SapwoodError("backbone x: no weights"), RuntimeError("out of memory"), None]
 
-    def slow(self: Serving, snapshot: Snapshot) -> Snapshot:
+    def slow(learner: Learner) -> Snapshot:
         tried.release()
         go_on.acquire()
         if (fault := outcomes.pop(0)) is not None:
             raise fault
-        return fill(self, snapshot)
+        return fill(learner)
 
-    monkeypatch.setattr(Serving, "_filled", slow)
+    monkeypatch.setattr("sapwood.serve.serving._filled", slow)
     monkeypatch.setattr("sapwood.serve.serving._EVERY", 0.05)
     with TestClient(create_app(ServeSettings(taught)), base_url="http://127.0.0.1") as client:
         for words, loading in (("is being loaded", True), ("backbone x: no weights", False), ("out of memory", False)):

@@ -104,9 +104,9 @@ class Bench:
             self.objective,
             data,
             config,
-            checkpoints=kept or Kept(),
-            progress=StopAfter(stop, stop_after),
-            stop=stop,
+            kept or Kept(),
+            StopAfter(stop, stop_after),
+            stop,
         )
         self.names, self.rounds = data.names, self.rounds + 1
         return facts

@@ -178,9 +178,9 @@ def test_training_sees_the_training_pictures_and_no_others(monkeypatch: pytest.M
         bench.objective,
         data,
         config,
-        checkpoints=Kept(),
-        progress=Progress(),
-        stop=stop,
+        Kept(),
+        Progress(),
+        stop,
     )
     assert sorted(seen) == sorted(2 * list(data.train.sha256))
     assert not set(seen) & set(data.held.sha256)

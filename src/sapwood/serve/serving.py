@@ -93,7 +93,7 @@ class Serving:
         self._opening = threading.Lock()
         self._loaded = False
         self._fault = ""
-        self._snapshot = self._open()
+        self._snapshot = _snapshot(Learner.open(settings.state, device=settings.device))
         self._told(self._snapshot)
 
     def current(self) -> Snapshot:
@@ -118,7 +118,7 @@ class Serving:
         if not self._loaded:
             with self._opening:
                 if not self._loaded:
-                    self._snapshot = self._filled(self._snapshot)
+                    self._snapshot = _filled(self._snapshot.learner)
                     self._loaded = True
                     self._told(self._snapshot)
         return self._snapshot
@@ -129,7 +129,7 @@ class Serving:
         if read_pointer(self.settings.state) != self._snapshot.version:
             with self._opening:
                 if read_pointer(self.settings.state) != self._snapshot.version:
-                    fresh = self._filled(self._open())
+                    fresh = _filled(self._snapshot.learner.reopened())
                     self._snapshot = fresh  # predictions under way hold the old one until they are done
                     self._told(fresh)
                     self.metrics.switches.inc()
@@ -161,18 +161,18 @@ class Serving:
             for question in questions
         ]
 
-    def _open(self) -> Snapshot:
-        learner = Learner.open(self.settings.state, device=self.settings.device)
-        return Snapshot(learner, learner.state.version.id)
-
-    def _filled(self, snapshot: Snapshot) -> Snapshot:
-        learner = snapshot.learner
-        _ = learner.network
-        return Snapshot(learner, learner.state.version.id)  # it may have moved on where the old one was pruned
-
     def _told(self, snapshot: Snapshot) -> None:
         record = snapshot.learner.record
         self.metrics.version.info({"version": snapshot.version, "kind": record["kind"], "method": record["method"]})
+
+
+def _snapshot(learner: Learner) -> Snapshot:
+    return Snapshot(learner, learner.state.version.id)
+
+
+def _filled(learner: Learner) -> Snapshot:
+    _ = learner.network
+    return _snapshot(learner)  # the learner may have moved on where its version was pruned
 
 
 def _predicted(snapshot: Snapshot, questions: Sequence[Question], tile: bool) -> list[Any]:
