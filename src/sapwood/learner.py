@@ -32,8 +32,6 @@ from sapwood.settings import TrainingConfig
 from sapwood.state import State, Version
 from sapwood.training import stop_on_signals
 
-Device = str | torch.device | None
-
 
 class Learner:
     """Learns new classes round by round into a state folder.
@@ -50,18 +48,13 @@ class Learner:
     """
 
     def __init__(
-        self,
-        state: State,
-        device: Device = None,
-        *,
-        memory: dict[str, Tensor] | None = None,
-        like: Network | None = None,
+        self, state: State, device: str | torch.device | None = None, *, memory: dict[str, Tensor] | None = None
     ) -> None:
         self.state = state
         self.memory = memory
-        self._like = like
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._parts: tuple[Network, Objective] | None = None
+        self._like: Network | None = None
 
     @classmethod
     def create(
@@ -75,7 +68,7 @@ class Learner:
         image_size: Size | None = None,
         seed: int = 0,
         settings: Overrides | None = None,
-        device: Device = None,
+        device: str | torch.device | None = None,
     ) -> Learner:
         """Make a state folder that has learned nothing yet.
 
@@ -105,13 +98,15 @@ class Learner:
         return cls(here[0] if here else State.open(path), device)
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, device: Device = None) -> Learner:
+    def open(cls, path: str | PathLike[str], *, device: str | torch.device | None = None) -> Learner:
         """Open the current version of a state folder."""
         return cls(State.open(path), device)
 
     def reopened(self) -> Learner:
         """The version that the folder is at by now; this learner stays what it is, and lends its frozen weights."""
-        return Learner(State.open(self.state.path), self.device, like=self.network)
+        other = Learner(State.open(self.state.path), self.device)
+        other._like = self.network
+        return other
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -280,8 +275,7 @@ class Learner:
             half = self.state.training.clear()
         if half is not None and progress is not None:
             progress.note(f"round {half.get('task')!r}, which was half learned, has been dropped too")
-        if self._parts is not None:
-            self._like, self._parts = self._parts[0], None
+        self._like, self._parts = self._parts and self._parts[0], None
         return version
 
     def merge(self) -> Learner:
@@ -293,9 +287,9 @@ class Learner:
         """Network and objective, computing as the last round did or as ``config`` says."""
         precision = resolve_precision((config or training_config(self.record)).precision, self.device)
         if self._parts is None or self._parts[0].precision != precision:
-            made = (self.device, precision, self._like)
-            self._parts = self.state.reading(lambda: assemble(self.record, self.state, *made))
-            self._parts[0].memory, self._like = self.memory, None
+            on = (self.device, precision, self._like)
+            self._parts, self._like = self.state.reading(lambda: assemble(self.record, self.state, *on)), None
+            self._parts[0].memory = self.memory
         return self._parts
 
     def _some_classes(self) -> tuple[str, ...]:
