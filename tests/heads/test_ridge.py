@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from sapwood.functional.statistics import ridge_solve
+from sapwood.functional.openset import folds
+from sapwood.functional.statistics import fit_temperature, ridge_solve
 from sapwood.heads import Features, RidgeHead
 from sapwood.heads.ridge import STRENGTHS, RidgeConfig
 
@@ -182,3 +183,29 @@ def test_validation_accuracy_is_measured_before_the_pictures_join(draw, tokens):
     right = (apart(tokens(held.x)).argmax(1) == held.y).float().mean().item()
     assert facts["validation_accuracy"] == pytest.approx(right)
     assert right < 1
+
+
+@pytest.mark.parametrize("held_out", [0, 6])  # few held-out pictures are tried like the others
+def test_temperature_of_pictures_taken_out_a_fifth_at_a_time(draw, held_out):
+    before, data = draw([0, 1], 10), draw([2, 3, 0], 8)
+    rest, held = Features(data.x[held_out:], data.y[held_out:]), Features(data.x[:held_out], data.y[:held_out])
+    head = fitted([(before, None), (rest, held if held_out else None)], classes=4, strength=3.0)
+    now = join(rest, held)
+    logits, labels = [], []
+    for part in folds(now.y, 5):
+        kept = torch.ones(len(now.y), dtype=torch.bool)
+        kept[part] = False
+        known = join(before, Features(now.x[kept], now.y[kept]))
+        model = Ridge(alpha=3.0, fit_intercept=False, solver="svd")
+        model.fit(known.x.double().numpy(), np.eye(4)[known.y])
+        logits.append(torch.from_numpy(model.predict(now.x[part].double().numpy())))
+        labels.append(now.y[part])
+    expected = fit_temperature(torch.cat(logits), torch.cat(labels))
+    assert head.temperature == pytest.approx(expected, rel=1e-4)
+
+
+def test_temperature_on_held_out_pictures_where_they_are_many(draw):
+    train, held = draw([0, 1, 2], 20), draw([0, 1, 2], 34)
+    apart = fitted([(train, None)], classes=3, strength=3.0)
+    expected = fit_temperature(apart.logits(held.x), held.y)
+    assert fitted([(train, held)], classes=3, strength=3.0).temperature == pytest.approx(expected, rel=1e-5)

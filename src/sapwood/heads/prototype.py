@@ -14,6 +14,7 @@ from sapwood.functional.statistics import class_means
 from sapwood.heads.base import Features, PooledHead, needed
 from sapwood.heads.classifiers import Groups
 from sapwood.heads.settings import DriftConfig, refuse
+from sapwood.heads.tensors import ENOUGH_HELD
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,20 @@ class PrototypeHead(PooledHead):
         """Merge the round's features into the means."""
         train = self._here(train)
         self._add(train)
+        facts: dict[str, Any] = {}
         if validation is not None and len(validation.y):
             held = self._here(validation)
             logits = self.logits(held.x)
-            self.calibrate_temperature(logits, held.y)
             self._add(held)
-            right = self.right_share(logits, held.y)
-            return {"held_out": "validation", "validation_accuracy": right, "temperature": self.temperature}
+            facts["validation_accuracy"] = self.right_share(logits, held.y)
+            if len(held.y) >= ENOUGH_HELD:
+                self.calibrate_temperature(logits, held.y)
+                return {"held_out": "validation", **facts, "temperature": self.temperature}
+            train = train.joined(held)
+        return {**facts, **self._calibrate_leaving_one_out(train)}
+
+    def _calibrate_leaving_one_out(self, train: Features) -> dict[str, Any]:
+        """Choose the temperature on pictures that are in the means, each taken out of its own."""
         scored = self.count[train.y] > 1
         if not bool(scored.any()):
             return {"held_out": "nothing: no class has two pictures", "temperature": self.temperature}

@@ -17,6 +17,7 @@ from sapwood.heads.base import Features, PooledHead, needed
 from sapwood.heads.classifiers import Groups
 from sapwood.heads.settings import DriftConfig, fault_unless_int, fault_unless_number, refuse
 from sapwood.heads.strength import STRENGTHS, Evidence
+from sapwood.heads.tensors import ENOUGH_HELD
 
 __all__ = ["STRENGTHS", "RidgeConfig", "RidgeHead"]
 
@@ -59,8 +60,8 @@ class RidgeHead(PooledHead):
 
     The strength is chosen in every round from 1e-8..1e8 by the squared error of one-hot targets, fitted on the
     round's training pictures alone: see ``heads.strength``; without anything to try it on, the last one stays (at first
-    the mean diagonal entry of G). The temperature is chosen on validation pictures before they join the sums, else by
-    taking a fifth of the round's pictures at a time out of them.
+    the mean diagonal entry of G). The temperature is chosen on validation pictures before they join the sums if
+    they are ``ENOUGH_HELD``, else by taking a fifth of all the round's pictures at a time out of the sums.
     """
 
     name: ClassVar[str] = "ridge"
@@ -150,11 +151,12 @@ class RidgeHead(PooledHead):
         self._add(train)
         if held is not None:
             logits = held.x @ self.solve().to(held.x.device)
-            self.calibrate_temperature(logits, held.y)
             facts["validation_accuracy"] = self.right_share(logits, held.y)
             self._add(held)
+        if held is not None and len(held.y) >= ENOUGH_HELD:
+            self.calibrate_temperature(logits, held.y)
         else:
-            self._calibrate_by_turns(train)
+            self._calibrate_by_turns(train if held is None else train.joined(held))
         self.settle()
         return {**facts, "strength": self.strength, "temperature": self.temperature}
 

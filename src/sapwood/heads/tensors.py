@@ -10,6 +10,9 @@ from torch import Tensor
 
 from sapwood.errors import StateError
 
+ENOUGH_HELD = 100
+"""Held-out pictures that a temperature is chosen on alone; of fewer, one wrong answer more or less would move it."""
+
 
 class Features(NamedTuple):
     """Pooled features of pictures and their classes.
@@ -21,6 +24,10 @@ class Features(NamedTuple):
 
     x: Tensor
     y: Tensor
+
+    def joined(self, others: Features) -> Features:
+        """These and ``others`` behind them."""
+        return Features(torch.cat([self.x, others.x]), torch.cat([self.y, others.y]))
 
 
 def needed(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:

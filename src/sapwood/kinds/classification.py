@@ -103,7 +103,7 @@ class Classification(Kind):
     """Pictures in, class names out."""
 
     name = "classification"
-    default_method = "ranpac"
+    default_method = "ridge"
     measure = "accuracy"
     knows_unknown = True
 

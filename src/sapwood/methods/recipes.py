@@ -47,6 +47,14 @@ RECIPES = (
     ),
     Method("ncm", "none", "finetune", "prototype", "frozen features, nearest class mean", "arXiv 2303.07338"),
     Method(
+        "ridge",
+        "none",
+        "finetune",
+        "ridge",
+        "frozen features, ridge regression on sums kept from round to round",
+        "NeurIPS 2022, arXiv 2205.14922",
+    ),
+    Method(
         "ranpac",
         "none",
         "finetune",
