@@ -108,7 +108,7 @@ def test_the_first_round_is_not_aligned(draw, rng):
     assert torch.equal(head.classifier.weight, before)
     facts = head.fit(draw([0, 1], 10), None, rng)
     assert facts["aligned"]
-    assert len(facts["align_loss"]) == 5
+    assert len(facts["align_loss"]) == 250  # of two batches: 500 steps
     assert not torch.equal(head.classifier.weight, before)
 
 
@@ -121,7 +121,8 @@ def test_validation_pictures_stay_out_of_the_gaussians(draw, rng):
 
 def test_align_takes_the_documented_step(draw, rng):
     """One epoch of one batch: theta - lr * gradient of the normalised cross entropy, checked by finite differences."""
-    head = LinearHead(LinearHead.Config(align="gaussian", align_epochs=1, align_batch=10_000, align_samples=20), DIM)
+    once = {"align_epochs": 1, "align_steps": 1, "align_batch": 10_000, "align_samples": 20}
+    head = LinearHead(LinearHead.Config(align="gaussian", **once), DIM)
     head.grow(3, rng)
     kept = gaussians(False, draw([0, 1, 2], 30))
     start = head.classifier.weight.detach().double().clone()
