@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +177,9 @@ except UnknownName:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_threads_that_draw_random_weights_at_once_get_the_same() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(create_backbone, ["random:dinov2-tiny"] * 8))
+    assert {backbone.info.sha256 for backbone in made} == {create_backbone("random:dinov2-tiny").info.sha256}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +18,9 @@ from sapwood.backbones.mit import MitBackbone
 from sapwood.backbones.resnet import ResNetBackbone, temper
 from sapwood.backbones.sam import SamBackbone
 from sapwood.backbones.transformer import TransformersBackbone
+
+_DRAWING = Lock()
+"""The generator that transformers draws from is the process's: of two threads one waits."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def random_backbone(name: str, family: str, config: Mapping[str, Any], seed: int
     """
     row = ARCHITECTURES[family]
     # Not torch.manual_seed: it would also seed the generators of the GPUs, which the fork does not restore.
-    with torch.random.fork_rng(devices=[]), quiet():
+    with _DRAWING, torch.random.fork_rng(devices=[]), quiet():
         torch.default_generator.manual_seed(seed)
         model = transformers_class(row.model_class)(transformers_class(row.config_class)(**config), **row.model_options)
     if row.temper is not None:
