@@ -20,11 +20,11 @@ SOURCE = ROOT / "src"
 # From the bottom up. A part imports parts of its own floor or lower ones, never of a higher one, never in a circle.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"registry", "cache", "operations", "settings", "progress", "task", "world"}),
+    frozenset({"registry", "cache", "hidden_cache", "operations", "settings", "progress", "task", "world"}),
     frozenset({"functional", "backbones", "data", "state"}),
     frozenset({"adapters", "heads", "objectives"}),
     frozenset({"adapted", "methods", "network", "observing"}),
-    frozenset({"assembly", "collector", "export", "feeds", "passing", "training"}),
+    frozenset({"assembly", "collector", "export", "feeds", "passing", "prefixes", "training"}),
     frozenset(
         {"acceptance", "announce", "costs", "evaluation", "fitting", "history", "kinds", "learner", "mask_evaluation"}
     )

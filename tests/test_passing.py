@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sapwood.data.pictures import Picture, Pictures
+from sapwood.data.rows import FileRows
 from sapwood.data.store import PictureStore
 from sapwood.errors import Interrupted
 from sapwood.learner import Learner
-from sapwood.passing import Keeping, run_pass
+from sapwood.passing import Keeping, run_pass, stored_pass
 from sapwood.state import State, TrainingFolder
 
 Learning = Callable[..., tuple[int, list[dict[str, Any]]]]  # the fixture ``learning``
@@ -109,3 +110,17 @@ def test_a_killed_round_does_not_compute_its_features_twice(
     assert one.keys() == two.keys()
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     assert not (tmp_path / "killed" / "training").exists()
+
+
+def test_what_is_beyond_the_budget_lies_in_a_file(folder: TrainingFolder) -> None:
+    pictures, options = store(11), {"image_size": 20, "batch_size": 3, "what": "features", "budget": 60}
+    whole = run_pass(pictures, function, image_size=20, batch_size=3)
+    for keeping in (None, Keeping(folder, 60.0)):
+        found = stored_pass(pictures, function, keeping=keeping, **options)
+        assert isinstance(found, FileRows)
+        assert torch.equal(found[0:11], whole)
+    folder.clear()
+    folder.begin({})
+    with pytest.raises(Interrupted):
+        stored_pass(pictures, function, keeping=Keeping(folder, 60.0), check=StopAt(2), **options)
+    assert torch.equal(stored_pass(pictures, function, keeping=Keeping(folder, 60.0), **options)[0:11], whole)

@@ -19,6 +19,8 @@ from sapwood.kinds.base import task_names
 from sapwood.kinds.classification import PictureRound
 from sapwood.kinds.segmentation import MaskRound
 from sapwood.network import Network
+from sapwood.objectives import OBJECTIVES
+from sapwood.prefixes import first_adapted
 from sapwood.preparation import Prepared, taught
 from sapwood.probes import learned_pictures
 from sapwood.progress import Progress
@@ -166,6 +168,9 @@ def announce(
         standing: of the round, see ``rounds.standing``.
         progress: listens.
         check: may raise between batches.
+
+    Raises:
+        ConfigError: the round is to keep hidden states, of which there are none to keep.
     """
     round_, record = prepared.round, state.version.record
     known, task = task_names(record), round_.task
@@ -175,6 +180,8 @@ def announce(
     counts: list[int] = shows.sum(0).tolist()
     before = Counter(names.get(label) for _, label in earlier.values())
     masks = isinstance(round_, MaskRound)
+    if prepared.config.cache_prefix:  # before anything is written
+        first_adapted(network, OBJECTIVES[record["parts"]["objective"]].needs, prepared.kind.name)
     old = [channel for channel in task.annotated if channel not in task.new]
     remarks = list(prepared.remarks)
     if prepared.tests is not None and (leaked := len(earlier.keys() & set(prepared.tests.sha256))):
@@ -232,6 +239,8 @@ def _called_today(
     round_, new = prepared.round, prepared.round.task.new
     rivals = taught(prepared.kind, known)
     shows = shows[: len(round_.train)]
+    if len(new) > _LOOKED_AT:
+        new = tuple(new[number * len(new) // _LOOKED_AT] for number in range(_LOOKED_AT))
     of_each = max(1, min(_OF_ONE_CLASS, _LOOKED_AT // max(1, len(new))))
     chosen = sorted({index for channel in new for index in _spread(shows[:, channel], of_each)})
     if len(rivals) < 2 or not chosen:  # a single class is the answer to everything

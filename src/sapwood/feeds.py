@@ -17,8 +17,9 @@ from sapwood.data.loader import Batch, Views, balanced_order, batches, epoch_ord
 from sapwood.data.mask_store import MaskStore
 from sapwood.data.mask_views import MaskBatch, MaskViews, mask_batches
 from sapwood.data.store import PictureStore
-from sapwood.network import Teacher, outputs_of
+from sapwood.network import Teacher
 from sapwood.objectives.base import Outputs
+from sapwood.observing import outputs_of
 from sapwood.world import WHOLE, Part, part
 
 
@@ -92,17 +93,20 @@ class PictureFeed(ViewFeed):
 
     def batches(self, epoch: int, start: int, size: int | None = None, part: Part = WHOLE) -> Iterable[Batch]:
         """The batches of an epoch from the ``start``-th on, ``size`` pictures instead of the usual, in part."""
-        order = _order(self.targets, self.views.seed, self.views.task, epoch, self.balanced)
         return batches(
             self.store,
             self.targets,
             replace(self.views, epoch=epoch),
             batch_size=size or self.batch_size,
-            order=order.tolist(),
+            order=self.order(epoch).tolist(),
             start=start,
             workers=self.workers,
             part=part,
         )
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Places of an epoch; see ``balanced_order``."""
+        return _order(self.targets, self.views.seed, self.views.task, epoch, self.balanced)
 
 
 class MaskFeed(ViewFeed):

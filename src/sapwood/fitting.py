@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from sapwood.backbones.base import height_width
+from sapwood.data.rows import FileRows, blocks
 from sapwood.data.store import PictureStore
 from sapwood.feeds import FeatureFeed, Feed
 from sapwood.functional.statistics import drift_map
@@ -16,7 +17,7 @@ from sapwood.heads.base import Features, PooledHead
 from sapwood.kinds.classification import PictureRound
 from sapwood.network import Network
 from sapwood.operations import Tally, counted
-from sapwood.passing import Keeping, Rows, extract, run_pass
+from sapwood.passing import Keeping, Rows, run_pass, stored_features
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.world import size as processes
@@ -74,11 +75,18 @@ class PooledFit:
             with torch.no_grad(), counted() as operations:
                 self.network.tokens(torch.zeros(1, *height_width(self.data.size), 3, dtype=torch.uint8))
             self.tally.gmacs += operations.gmacs * len(store) / processes()
-        return extract(self.network, store, what=what, keeping=self.keeping, **self.options)
+        found = stored_features(self.network, store, what=what, keeping=self.keeping, **self.options)
+        return cast("Tensor", found)  # read like one, wherever it lies
 
     def of_all(self) -> Tensor | None:
-        """Features [n, d] as far as they have been computed: of all pictures or None; training before validation."""
-        return None if self.features is None or self.held is None else torch.cat([self.features, self.held])
+        """Features [n, d] of all pictures, training before validation; None if not computed, or too many for memory."""
+        if (
+            self.features is None
+            or self.held is None
+            or any(isinstance(x, FileRows) for x in (self.features, self.held))
+        ):
+            return None
+        return torch.cat([self.features, self.held])
 
     def feeds(self) -> tuple[Feed, Feed]:
         """Training and validation features as batches: only the head is evaluated."""
@@ -122,7 +130,8 @@ class PooledFit:
     @torch.no_grad()
     def _held_logits(self) -> Tensor:
         if self.held is not None and not self.network.adapter.calibrates:
-            return self.head.logits(self.held.to(self.network.device)).cpu()
+            device = self.network.device
+            return torch.cat([self.head.logits(rows.to(device)).cpu() for rows in blocks(self.held)])
         return run_pass(self.data.held, self.network.predict, what="validation", **self.options)
 
 

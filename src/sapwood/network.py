@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sapwood.adapted import Adapted, Slot, adapted
 from sapwood.adapters.base import Adapter, Context
 from sapwood.backbones.base import Backbone, Site, Size, Tokens, height_width
+from sapwood.backbones.split import Split
 from sapwood.data.transforms import normalise
-from sapwood.errors import ConfigError
-from sapwood.functional.resize import at_size
 from sapwood.heads.base import Head
-from sapwood.heads.dense import DenseHead
 from sapwood.objectives.base import NEEDS, Outputs
-from sapwood.observing import observing
+from sapwood.observing import observing, outputs_of
 
 
 class Network(nn.Module):
@@ -150,13 +147,25 @@ class Network(nn.Module):
         """
         pixels = self.pixels(images)
         context = self.slot.adapter.plan(pixels, self)
+        return self._observed(lambda: self.backbone(pixels), context, needs), context
+
+    def resume(self, hidden: Tensor, blocks: int, grid: tuple[int, int], needs: frozenset[str] = frozenset()) -> Tokens:
+        """Float32 tokens of pictures from the hidden states [B, L, d] that enter block ``blocks``; see ``Split``.
+
+        No earlier block is adapted, and the adapter's ``plan`` does not look at the pictures.
+        """
+        backbone = self.backbone
+        assert isinstance(backbone, Split)
+        return self._observed(lambda: backbone.resume(hidden, blocks, grid), Context(), needs)
+
+    def _observed(self, forward: Callable[[], Tokens], context: Context, needs: frozenset[str]) -> Tokens:
         self.slot.context = context
         try:
             with _casting(self.device.type, self.autocast), observing(self.backbone, needs) as observed:
-                tokens = self.backbone(pixels)
+                tokens = forward()
         finally:
             self.slot.context = Context()
-        return observed(replace(tokens, pooled=tokens.pooled.float())), context
+        return observed(replace(tokens, pooled=tokens.pooled.float()))
 
     def forward(self, images: Tensor) -> Outputs:
         """What the loss sees of pictures uint8 [B, H, W, 3]: training logits, a map of them at the pictures' size."""
@@ -229,50 +238,29 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Outputs:
         """What the teacher says of pictures uint8 [B, H, W, 3]; its logits have its own number of classes."""
-        slot = self.network.slot
-        student = slot.adapter
-        slot.adapter = self.adapter
-        try:
+        with self._answering():
             tokens, _ = self.network.tokens(images, self.student.watched)
+        return self.from_tokens(tokens, images.shape[1:3])
+
+    @torch.no_grad()
+    def resume(self, hidden: Tensor, blocks: int, grid: tuple[int, int]) -> Tokens:
+        """The teacher's tokens from the hidden states that the student resumes from too."""
+        with self._answering():
+            return self.network.resume(hidden, blocks, grid, self.student.watched)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        slot = self.network.slot
+        student, slot.adapter = slot.adapter, self.adapter
+        try:
+            yield
         finally:
             slot.adapter = student
-        return self.from_tokens(tokens, images.shape[1:3])
 
     @torch.no_grad()
     def from_tokens(self, tokens: Tokens, size: Sequence[int]) -> Outputs:
         """The same of tokens that are the teacher's own too (a backbone that stays)."""
         return outputs_of(self.head, tokens, size, self.student.watched)
-
-
-def outputs_of(head: Head, tokens: Tokens, size: Sequence[int], needs: frozenset[str] = frozenset()) -> Outputs:
-    """Training logits of tokens and what is needed beside; a map of logits is brought to ``size`` (H, W) pixels."""
-    maps, parts = tokens.maps, None
-    if needs & {"maps", "parts"}:
-        assert isinstance(head, DenseHead)
-        decoded = head.decode(tokens)
-        logits = head.classify(decoded)
-        if "maps" in needs:
-            maps = (*maps, decoded)
-        if "parts" in needs:
-            parts = _parts(head, decoded)
-    else:
-        logits = head.training_logits(tokens)
-    return Outputs(
-        at_size(logits, size) if logits.ndim == 4 else logits,
-        features=tokens.patches if "features" in needs else None,
-        maps=maps,
-        grid_logits=logits if "grid" in needs else None,
-        attention=tokens.attention,
-        saliency=tokens.saliency,
-        parts=parts,
-    )
-
-
-def _parts(head: DenseHead, decoded: Tensor) -> tuple[Tensor, Tensor]:
-    if head.stems is not None:
-        raise ConfigError("the objective takes apart what all classes read from one decoder; head.stem must be shared")
-    weight = head.classifier.weight[:, :, None, None]
-    return F.conv2d(decoded, weight.clamp(min=0)), F.conv2d(decoded, weight.clamp(max=0))
 
 
 def _place(device: torch.device) -> tuple[str, int]:

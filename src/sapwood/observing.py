@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,6 +13,10 @@ from torch.nn import functional as F
 
 from sapwood.backbones.base import AttentionBlock, Backbone, Tokens
 from sapwood.errors import ConfigError
+from sapwood.functional.resize import at_size
+from sapwood.heads.base import Head
+from sapwood.heads.dense import DenseHead
+from sapwood.objectives.base import Outputs
 
 
 @contextmanager
@@ -106,3 +110,34 @@ def _softmax(backbone: Backbone, block: AttentionBlock, seen: dict[str, Tensor],
         halves.append(output.flatten(1, -2)[..., start:stop].unflatten(-1, (block.heads, -1)).transpose(1, 2))
     queries, keys = halves
     return backbone.attention_scores(block, queries[:, :, rows], keys, tokens.grid).softmax(dim=-1)
+
+
+def outputs_of(head: Head, tokens: Tokens, size: Sequence[int], needs: frozenset[str] = frozenset()) -> Outputs:
+    """Training logits of tokens and what is needed beside; a map of logits is brought to ``size`` (H, W) pixels."""
+    maps, parts = tokens.maps, None
+    if needs & {"maps", "parts"}:
+        assert isinstance(head, DenseHead)
+        decoded = head.decode(tokens)
+        logits = head.classify(decoded)
+        if "maps" in needs:
+            maps = (*maps, decoded)
+        if "parts" in needs:
+            parts = _parts(head, decoded)
+    else:
+        logits = head.training_logits(tokens)
+    return Outputs(
+        at_size(logits, size) if logits.ndim == 4 else logits,
+        features=tokens.patches if "features" in needs else None,
+        maps=maps,
+        grid_logits=logits if "grid" in needs else None,
+        attention=tokens.attention,
+        saliency=tokens.saliency,
+        parts=parts,
+    )
+
+
+def _parts(head: DenseHead, decoded: Tensor) -> tuple[Tensor, Tensor]:
+    if head.stems is not None:
+        raise ConfigError("the objective takes apart what all classes read from one decoder; head.stem must be shared")
+    weight = head.classifier.weight[:, :, None, None]
+    return F.conv2d(decoded, weight.clamp(min=0)), F.conv2d(decoded, weight.clamp(max=0))

@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from sapwood.data.loader import Views, batches
+from sapwood.data.rows import FileRows, RowBuffer
 from sapwood.data.store import PictureStore
 from sapwood.errors import Interrupted
 from sapwood.network import Network
 from sapwood.progress import Progress
 from sapwood.world import part
 from sapwood.world.sums import gathered
+
+BUDGET = 256 * 2**20
+"""Bytes of features of a round that are kept in memory."""
 
 
 class Rows(Protocol):
@@ -38,8 +42,18 @@ class Keeping:
     seconds: float
 
 
+def run_pass(store: PictureStore, function: Callable[[Tensor], Tensor], **options: Any) -> Tensor:
+    """A function of uint8 pictures [B, H, W, 3] over the plain views of all pictures; on the CPU, in order.
+
+    Options are those of ``stored_pass``, but for ``budget``.
+    """
+    found = stored_pass(store, function, budget=None, **options)
+    assert isinstance(found, Tensor)
+    return found
+
+
 @torch.no_grad()
-def run_pass(
+def stored_pass(
     store: PictureStore,
     function: Callable[[Tensor], Tensor],
     *,
@@ -50,32 +64,36 @@ def run_pass(
     progress: Progress | None = None,
     check: Callable[[], None] = lambda: None,
     keeping: Keeping | None = None,
-) -> Tensor:
-    """A function of uint8 pictures [B, H, W, 3] over the plain views of all pictures; on the CPU, in order.
+    budget: int | None,
+) -> Tensor | FileRows:
+    """What ``run_pass`` gives, in a temporary file where it is more than ``budget`` bytes.
 
     With ``keeping``, a pass that is stopped or killed goes on after the last whole batch that was kept. The batches are
-    those of an undisturbed pass, hence the numbers too, bit for bit.
+    those of an undisturbed pass, hence the numbers too, bit for bit. Processes that share the work have all in memory.
     """
     progress = progress or Progress()
     mine = part()
     if mine.size > 1:
-        keeping = None  # nobody has all rows before the end
+        keeping, budget = None, None  # nobody has all rows before the end
     found = None if keeping is None else keeping.rows.kept_rows(what)
-    out = [] if found is None else [found]
-    first = sum(map(len, out))
+    out = RowBuffer(budget)
+    if found is not None:
+        out.append(found)
+        del found
+    first, size = len(out), 0
     new: list[Tensor] = []
     progress.start(what, len(store), first)
     last = time.monotonic()
 
-    def keep() -> None:
-        nonlocal first, last
-        if keeping is not None and new:
+    def put() -> None:
+        nonlocal last, size
+        if new:
             rows = torch.cat(new)
-            keeping.rows.keep_rows(what, first, rows)
+            if keeping is not None:
+                keeping.rows.keep_rows(what, len(out), rows)
             out.append(rows)
-            first += len(rows)
             new.clear()
-        last = time.monotonic()
+        last, size = time.monotonic(), 0
 
     targets = torch.zeros(len(store), dtype=torch.int64)
     views, start = Views(image_size, augment=False), math.ceil(first / batch_size)
@@ -85,40 +103,62 @@ def run_pass(
         try:
             check()
         except Interrupted:
-            keep()
+            put()
             raise
         whole = range(index * batch_size, min((index + 1) * batch_size, len(store)))
         own = whole[mine.rank :: mine.size]
         new.append(function(batch.images).float().cpu()[: len(own) if mine.size > 1 else None])
+        size += new[-1].numel() * new[-1].element_size()
         places += own
         progress.advance(len(whole))
-        if keeping is not None and time.monotonic() - last >= keeping.seconds:
-            keep()
+        late = keeping is not None and time.monotonic() - last >= keeping.seconds
+        if late or (budget is not None and size > budget / 8):
+            put()
     progress.finish()
-    return gathered(torch.cat([*out, *new]), places, len(store))
+    for rows in new:
+        out.append(rows)
+    done = out.close()
+    return gathered(done, places, len(store)) if isinstance(done, Tensor) else done
 
 
-def extract(
-    network: Network, store: PictureStore, *, image_size: int, keeping: Keeping | None = None, **options: Any
-) -> Tensor:
+def extract(network: Network, store: PictureStore, **options: Any) -> Tensor:
     """Pooled features [n, d], float32; with a memory, a backbone that stays computes only those not held yet.
+
+    Options are those of ``stored_features``, but for ``budget``.
+    """
+    found = stored_features(network, store, budget=None, **options)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def stored_features(
+    network: Network,
+    store: PictureStore,
+    *,
+    image_size: int,
+    keeping: Keeping | None = None,
+    budget: int | None = BUDGET,
+    **options: Any,
+) -> Tensor | FileRows:
+    """What ``extract`` gives, in a temporary file where it is more than ``budget`` bytes; not so with a memory.
 
     With ``keeping`` a killed pass goes on; a memory needs none.
     """
     memory = network.memory
     if memory is None or network.adapter.moves:
-        return _features(network, store, image_size=image_size, keeping=keeping, **options)
+        return _features(network, store, image_size=image_size, keeping=keeping, budget=budget, **options)
     keys = [f"{network.backbone.info.sha256}/{network.precision}/{image_size}/{sha256}" for sha256 in store.sha256]
     missing = [index for index, key in enumerate(keys) if key not in memory]
-    found = _features(network, store.subset(missing), image_size=image_size, **options)
+    found = _features(network, store.subset(missing), image_size=image_size, budget=None, **options)
+    assert isinstance(found, Tensor)
     memory.update(zip((keys[index] for index in missing), found, strict=True))
     return torch.stack([memory[key] for key in keys]) if keys else found
 
 
-def _features(network: Network, store: PictureStore, **options: Any) -> Tensor:
+def _features(network: Network, store: PictureStore, **options: Any) -> Tensor | FileRows:
     def pooled(images: Tensor) -> Tensor:
         return network.tokens(images)[0].pooled
 
     if not len(store):
         return torch.empty(0, network.backbone.info.dim)
-    return run_pass(store, pooled, **options)
+    return stored_pass(store, pooled, **options)

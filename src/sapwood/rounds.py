@@ -14,6 +14,7 @@ from torch import Tensor
 from sapwood.backbones.attention import attending, fastest_attention
 from sapwood.backbones.base import Attention
 from sapwood.collector import Collector
+from sapwood.data.loader import Views
 from sapwood.errors import ConfigError
 from sapwood.feeds import Feed
 from sapwood.fitting import PooledFit
@@ -24,6 +25,7 @@ from sapwood.network import Network, Teacher
 from sapwood.objectives.base import Objective, Outputs
 from sapwood.operations import Tally
 from sapwood.passing import Rows
+from sapwood.prefixes import PrefixFeed, first_adapted
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.state import State, TrainingFolder
@@ -95,6 +97,10 @@ def learn_round(
             feed, held = pooled.feeds()
         else:
             feed, held = data.feed(config, stays=not moves), data.plain_feed(config, held=True, stays=not moves)
+        if config.cache_prefix and moves:
+            feed, held = _prefix_feeds(network, objective, data, config)
+            for each in (feed, held):
+                each.fill(progress, stop.check, tally)
         objective.before_task(partial(_pictures, data, config, stop, tally), partial(_told, teacher), task)
         watching = network.watching(_watched(objective, teacher))
         with watching, head.training_mode(True), attending(network.backbone, attention):
@@ -142,6 +148,21 @@ def learn_round(
         "features": None if pooled is None else pooled.of_all(),
         "head": facts,
     }
+
+
+def _prefix_feeds(
+    network: Network, objective: Objective, data: Round, config: TrainingConfig
+) -> tuple[PrefixFeed, PrefixFeed]:
+    """The feeds of a round whose blocks below the adapter are computed once a view."""
+    blocks = first_adapted(network, objective.needs, "classification" if isinstance(data, PictureRound) else "masks")
+    assert isinstance(data, PictureRound)
+    views = Views(data.size, augment=config.augment, seed=data.task.seed, task=data.task.index)
+    turns, size, workers = min(config.cache_prefix, config.epochs), config.batch_size, config.workers
+    shown: dict[str, Any] = {"turns": turns, "balanced": config.balance == "auto"}
+    return (
+        PrefixFeed(network, blocks, data.train, data.train_targets, views, size, workers, **shown),
+        PrefixFeed(network, blocks, data.held, data.held_targets, views, size, workers),
+    )
 
 
 def _watched(objective: Objective, teacher: Teacher | None) -> frozenset[str]:

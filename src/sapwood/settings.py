@@ -49,6 +49,8 @@ class TrainingConfig:
         augment: random resized crops and flips, else the plain view.
         balance: ``auto``: classes that a round brings unevenly are shown equally often, and heads that are fitted from
             sums of features weigh all classes alike; ``none`` lets every picture count the same. Of masks neither.
+        cache_prefix: views of each picture for which the blocks below the first adapted one are computed once and kept
+            on disk; 1 is the plain view, with more the epochs take turns. 0 gives every epoch views of its own.
         adapt: ``always``, or ``first``: the adapter learns in the first round and then stays.
         checkpoint_seconds: longest time between two checkpoints.
     """
@@ -67,6 +69,7 @@ class TrainingConfig:
     validation: float = 0.1
     augment: bool = True
     balance: Literal["auto", "none"] = "auto"
+    cache_prefix: int = 0
     adapt: Literal["always", "first"] = "always"
     checkpoint_seconds: float = 60.0
 
@@ -81,6 +84,7 @@ class TrainingConfig:
             (self.accumulate >= 1, f"training.accumulate must be >= 1, got {self.accumulate}"),
             (self.workers >= 0, f"training.workers must be >= 0, got {self.workers}"),
             (0 <= self.validation < 1, f"training.validation must be in [0, 1), got {self.validation}"),
+            (self.cache_prefix >= 0, f"training.cache_prefix must be >= 0, got {self.cache_prefix}"),
             (self.checkpoint_seconds > 0, f"training.checkpoint_seconds must be > 0, got {self.checkpoint_seconds}"),
         )
 
@@ -93,7 +97,7 @@ def build(config_type: type[C], values: Mapping[str, Any], part: str) -> C:
     >>> build(TrainingConfig, {"epoch": 3}, "training")
     Traceback (most recent call last):
     ...
-    sapwood.errors.ConfigError: no setting 'training.epoch'. Did you mean 'training.epochs'? Settings of training: accumulate, adapt, augment, balance, batch_size, checkpoint_seconds, epochs, head_lr, lr, optimizer, precision, schedule, validation, warmup, weight_decay, workers
+    sapwood.errors.ConfigError: no setting 'training.epoch'. Did you mean 'training.epochs'? Settings of training: accumulate, adapt, augment, balance, batch_size, cache_prefix, checkpoint_seconds, epochs, head_lr, lr, optimizer, precision, schedule, validation, warmup, weight_decay, workers
     """  # noqa: E501
     hints = typing.get_type_hints(config_type)
     fields = [field.name for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import torch
 from sapwood.functional.balance import balanced_sums
 from sapwood.functional.statistics import ridge_solve
 from sapwood.heads import Features, RidgeHead
+from sapwood.heads.reading import Expanded
 from sapwood.heads.ridge import STRENGTHS, RidgeConfig
 from sapwood.heads.strength import Evidence
 
@@ -117,6 +118,7 @@ def test_a_round_of_few_pictures_does_not_overrule_the_earlier_ones(draw):
 def test_held_out_pictures_choose_only_where_every_class_has_some(draw, held, how):
     train = draw([0, 1], 9)
     some = join(draw([0], 6), draw([1], held)) if held else draw([0], 6)
+    train, some = (Expanded(*features, torch.Tensor.double) for features in (train, some))
     assert Evidence().choose(train, some, balanced=True)[1] == how
 
 
@@ -124,7 +126,7 @@ def test_errors_of_a_round_by_fitting_without_each_picture(draw):
     train = join(draw([0], 12), draw([2], 4), draw([5], 1))
     evidence = Evidence()
     doubled = Features(train.x.double(), train.y)
-    evidence.choose(doubled, None, balanced=True)
+    evidence.choose(Expanded(*doubled, torch.clone), None, balanced=True)
     weight = torch.tensor([17 / 3 / count for count in (12, 4, 1)], dtype=torch.float64).repeat_interleave(
         torch.tensor([12, 4, 1])
     )

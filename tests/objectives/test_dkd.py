@@ -13,9 +13,9 @@ from torch import Tensor
 from sapwood.backbones.base import Tokens
 from sapwood.errors import ConfigError
 from sapwood.heads.dense import DenseConfig, DenseHead
-from sapwood.network import outputs_of
 from sapwood.objectives.base import Outputs
 from sapwood.objectives.dkd import DecomposedDistillation, DkdConfig
+from sapwood.observing import outputs_of
 from sapwood.task import Task
 
 FIRST = Task(0, "first", (1, 2), (1, 2), 3, seed=0)

@@ -54,6 +54,8 @@ class Family:
         blocks: path of the list of blocks in the model.
         parts: site name within a block -> path of its module within the block.
         pooled: ``class_token`` (first token after the final norm) or ``pooler`` (the model's own pooling).
+        norm: path of the norm after the last block.
+        norm_of: what it is applied to: all tokens, or the class token alone, which is then what ``pooler`` gives.
         class_tokens: tokens before registers and patches (2 for DeiT: class and distillation).
         registers: name of the config field that counts register tokens, None if there are none.
         model_options: keyword arguments of the model's constructor.
@@ -72,6 +74,8 @@ class Family:
     parts: Mapping[str, str]
     pooled: Literal["class_token", "pooler"]
     class_tokens: int
+    norm: str = "layernorm"
+    norm_of: Literal["tokens", "class_token"] = "tokens"
     registers: str | None = None
     model_options: Mapping[str, Any] = field(default_factory=dict)
     forward_options: Mapping[str, Any] = field(default_factory=dict)
@@ -167,6 +171,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             _CLIP,
             pooled="pooler",
             class_tokens=1,
+            norm="post_layernorm",
+            norm_of="class_token",
             forward_options=_INTERPOLATE,
             mean=CLIP[0],
             std=CLIP[1],
@@ -179,6 +185,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             _CLIP,
             pooled="pooler",
             class_tokens=0,
+            norm="post_layernorm",
             forward_options=_INTERPOLATE,
             mean=HALF[0],
             std=HALF[1],

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from sapwood.backbones.base import Attention, Site, Tokens, patch_grid
 from sapwood.backbones.families import FAMILIES, INPUT_KEYS
 from sapwood.backbones.library import LibraryBackbone, pixels
+from sapwood.backbones.split import Split, run_until
 
 
-class TransformersBackbone(LibraryBackbone):
+class TransformersBackbone(LibraryBackbone, Split):
     """A vision encoder of transformers behind the interface of ``Backbone``.
 
     Args:
@@ -48,6 +49,28 @@ class TransformersBackbone(LibraryBackbone):
         if pooled is None:  # a SigLIP checkpoint saved without its pooling head
             pooled = patches.mean(dim=1)
         return Tokens(pooled, patches, grid)
+
+    def prefix(self, images: Tensor, blocks: int) -> Tensor:
+        """Hidden states [B, L, d] that enter block ``blocks``; see ``Split``."""
+        row = FAMILIES[self.info.family]
+        patch_grid(images, self.info.patch)
+        chain = self.model.get_submodule(row.blocks)
+        return run_until(self.model, chain[blocks], images, **row.forward_options)
+
+    def resume(self, hidden: Tensor, blocks: int, grid: tuple[int, int]) -> Tokens:
+        """Tokens from what ``prefix`` gave; see ``Split``."""
+        row = FAMILIES[self.info.family]
+        for block in self.model.get_submodule(row.blocks)[blocks:]:
+            hidden = block(hidden, None)
+        norm = self.model.get_submodule(row.norm)
+        if row.norm_of == "class_token":
+            return Tokens(norm(hidden[:, 0]), hidden[:, self.info.prefix_tokens :], grid)
+        hidden = norm(hidden)
+        patches = hidden[:, self.info.prefix_tokens :]
+        if row.pooled == "class_token":
+            return Tokens(hidden[:, 0], patches, grid)
+        head = getattr(self.model, "head", None)
+        return Tokens(patches.mean(dim=1) if head is None else head(hidden), patches, grid)
 
     def _set_attention(self, implementation: Attention) -> None:
         self.model.set_attn_implementation(implementation)

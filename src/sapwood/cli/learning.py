@@ -84,6 +84,14 @@ def learn(
             metavar="auto|none", help="Classes with few pictures weigh as much as others (auto), or less (none)."
         ),
     ] = None,
+    cache_prefix: Annotated[
+        int | None,
+        typer.Option(
+            metavar="VIEWS",
+            help="Compute the blocks below the adapter once for so many views of each picture, and keep that on disk "
+            "(faster, less varied; 0: every epoch has views of its own).",
+        ),
+    ] = None,
     unlabelled: Annotated[
         str, typer.Option(metavar="background|ignore", help="Masks: what belongs to none of their classes.")
     ] = "background",
@@ -132,6 +140,7 @@ def learn(
         "precision": precision,
         "validation": validation,
         "balance": balance,
+        "cache_prefix": cache_prefix,
     }
     settings = read_settings(config, set_ or [], training)
     given: dict[str, Any] = {"method": method, "head": head, "backbone": backbone, "seed": seed}

@@ -57,7 +57,7 @@ class PixelBuffer:
             self._memory.flags.writeable = False
             return
         assert self._path is not None
-        with self._file, _space(self._path):
+        with self._file, space(self._path.parent, "decoded pictures"):
             self._memory = np.memmap(self._file, np.uint8, "r")
         self._file = None
 
@@ -97,20 +97,21 @@ class PixelBuffer:
         assert self._file is not None
         assert self._path is not None
         rest = np.ascontiguousarray(pixels).reshape(-1).data
-        with _space(self._path):
+        with space(self._path.parent, "decoded pictures"):
             while len(rest):
                 rest = rest[self._file.write(rest) :]
 
 
 @contextlib.contextmanager
-def _space(path: Path) -> Iterator[None]:
+def space(folder: Path, what: str) -> Iterator[None]:
+    """A full disk inside gives one line that names the folder."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
             raise
         raise SapwoodError(
-            f"no space left on {path.parent} for decoded pictures; free some, or set TMPDIR to a larger disk"
+            f"no space left on {folder} for {what}; free some, or set TMPDIR to a larger disk"
         ) from error
 
 

@@ -74,7 +74,7 @@ class Pictures(Sequence[Picture]):
         return type(self)(pictures)
 
     def __add__(self, other: Pictures) -> Pictures:
-        return Pictures((*self._pictures, *other._pictures))
+        return Pictures((*self._pictures, *other))
 
     def __len__(self) -> int:
         return len(self._pictures)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sapwood.data.file_pictures import FilePictures
 from sapwood.data.files import PICTURE_SUFFIXES, folders_in, pictures_in
 from sapwood.data.hub_dataset import dataset_splits, is_dataset, read_dataset
 from sapwood.data.names import check_class_names, class_name, shown
 from sapwood.data.pictures import Picture, Pictures, as_picture
+from sapwood.data.shards import find_shards, read_shards
 from sapwood.data.table import read_table
 from sapwood.errors import DataError
 
@@ -23,7 +25,10 @@ _SPLITS = {
     "testing": "test",
 }
 _MASK_LAYOUTS = ({"images", "masks"}, {"images", "labels"})
-LAYOUT = "expected FOLDER/<class>/*.jpg, a CSV with the columns path,label, or a saved Hugging Face dataset"
+LAYOUT = (
+    "expected FOLDER/<class>/*.jpg, a CSV with the columns path,label, WebDataset shards (.tar), or a saved Hugging "
+    "Face dataset"
+)
 
 
 def read_data(data: Any, *, follow_splits: bool = True) -> Pictures:
@@ -38,6 +43,8 @@ def read_data(data: Any, *, follow_splits: bool = True) -> Pictures:
               its train part; ``read_split`` gives the others;
             - a CSV file with the columns ``path`` (relative to the file) and ``label``, classes in the order in
               which they appear;
+            - WebDataset shards: a ``.tar`` file, several as ``train-{000..009}.tar``, or a folder of them (see
+              ``sapwood.data.shards``);
             - a Hugging Face dataset written by ``save_to_disk`` (needs the extra ``datasets``); of several splits
               the train one;
             - ``Pictures``, or a list of pairs (picture, label), where a picture is a path, bytes, a Pillow image,
@@ -51,6 +58,8 @@ def read_data(data: Any, *, follow_splits: bool = True) -> Pictures:
     if isinstance(data, Pictures):
         return _checked(data, "the pictures given")
     if isinstance(data, str | Path):
+        if shards := find_shards(data):
+            return _checked(read_shards(shards), data)
         path = existing(data)
         if path.is_file():
             return _checked(read_table(path), path)
@@ -86,6 +95,8 @@ def read_split(data: str | Path, split: str) -> Pictures:
 
 def split_names(data: str | Path) -> tuple[str, ...]:
     """Which of train, val and test the data come in; empty if they do not come in parts."""
+    if find_shards(data):
+        return ()
     path = existing(data)
     if path.is_file():
         return ()
@@ -170,21 +181,25 @@ def _read_classes(folder: Path) -> Pictures:
         raise DataError(f"{shown(folder)}: {what}; {LAYOUT}")
     if {child.name.casefold() for child in children} in _MASK_LAYOUTS:
         raise DataError(f"{shown(folder)}: looks like pictures with masks, not like classes; {LAYOUT}")
-    pictures: list[Picture] = []
     empty: list[str] = []
-    for child in children:
-        label = class_name(child.name, str(folder))
-        files = [Picture(str(file), file, label) for file in pictures_in(child)]
-        if not files:
-            empty.append(shown(child.name))
-        pictures += files
+
+    def files() -> Iterator[tuple[str, str]]:
+        for child in children:
+            label, none = class_name(child.name, str(folder)), True
+            for file in pictures_in(child):
+                yield str(file), label
+                none = False
+            if none:
+                empty.append(shown(child.name))
+
+    pictures = FilePictures(files(), str(folder))
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         names = ", ".join(f"'{name}'" for name in empty[:5])
         raise DataError(
             f"{shown(folder)}: empty class folder: {names}{more}; add pictures ({_suffixes()}) or remove the folder"
         )
-    return Pictures(pictures)
+    return pictures
 
 
 def _read_pairs(pairs: Iterable[Any]) -> Pictures:
@@ -204,7 +219,8 @@ def _read_pairs(pairs: Iterable[Any]) -> Pictures:
 def _checked(pictures: Pictures, where: object) -> Pictures:
     if not pictures:
         raise DataError(f"{shown(where)}: holds no pictures; {LAYOUT}")
-    without = [picture.name for picture in pictures if picture.label is None]
+    labels = pictures.labels
+    without = [pictures[index].name for index, label in enumerate(labels) if label is None]
     if without:
         raise DataError(f"{shown(where)}: {len(without)} pictures have no label (first: {shown(without[0])})")
     composed = {label: class_name(label, str(where)) for label in pictures.classes}

@@ -151,10 +151,11 @@ def refuse_bad(
     more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
     if not skip_bad:
         raise DataError(f"{count}: {first}{more}. Mend or remove them, or leave them out with --skip-bad")
-    lost = [name for name in asked.classes if name not in set(kept.classes)]
+    left = frozenset(kept.classes)
+    lost = [name for name in asked.classes if name not in left]
     if lost or not kept:
-        left = f"no readable picture is left of class {', '.join(map(repr, lost))}" if lost else "none is left"
-        raise DataError(f"{count}, {left}: {first}{more}")
+        what = f"no readable picture is left of class {', '.join(map(repr, lost))}" if lost else "none is left"
+        raise DataError(f"{count}, {what}: {first}{more}")
 
 
 def name_and_reason(error: DataError, *names: str) -> tuple[str, str]:

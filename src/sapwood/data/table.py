@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from sapwood.data.file_pictures import FilePictures
 from sapwood.data.names import class_name, shown
-from sapwood.data.pictures import Picture, Pictures
+from sapwood.data.pictures import Pictures
 from sapwood.errors import DataError
 
 _COLUMNS = ("path", "label")
@@ -22,14 +24,8 @@ def read_table(file: Path) -> Pictures:
     name = shown(file)
     if file.suffix.lower() != ".csv":
         raise DataError(f"{name}: is neither a folder nor a CSV file")
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{name}: is not a CSV in UTF-8 ({shown(error)}); save it again as one") from error
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror})") from error
-    header = [cell.strip().casefold() for cell in rows[0]] if rows else []
+    rows = _rows(file)
+    header = [cell.strip().casefold() for cell in next(rows, [])]
     missing = [column for column in _COLUMNS if column not in header]
     if missing:
         given = ", ".join(repr(shown(cell)) for cell in header) or "none"
@@ -38,20 +34,38 @@ def read_table(file: Path) -> Pictures:
             f"the first line must name path,label with commas (found: {given})"
         )
     at = [header.index(column) for column in _COLUMNS]
-    pictures: list[Picture] = []
     absent: list[str] = []
-    for number, row in enumerate(rows[1:], 2):
-        if not any(cell.strip() for cell in row):
-            continue
-        path, label = (row[column].strip() if column < len(row) else "" for column in at)
-        if not path or not label:
-            raise DataError(f"{name}, row {number}: {'path' if not path else 'label'} is empty")
-        picture = file.parent / path
-        if "\0" in path or not picture.is_file():
-            absent.append(f"{shown(path)} in row {number}")
-        pictures.append(Picture(str(picture), picture, class_name(label, f"{file}, row {number}")))
+    pictures = FilePictures(_files(file, rows, at, absent), str(file.parent))
     if absent:
         more = f", and {len(absent) - 3} more" if len(absent) > 3 else ""
         where = f"paths are relative to {shown(file.parent)}"
         raise DataError(f"{name}: no such file: {', '.join(absent[:3])}{more}; {where}")
-    return Pictures(pictures)
+    return pictures
+
+
+def _rows(file: Path) -> Iterator[list[str]]:
+    name = shown(file)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            yield from csv.reader(text, strict=True, skipinitialspace=True)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{name}: is not a CSV in UTF-8 ({shown(error)}); save it again as one") from error
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror})") from error
+
+
+def _files(file: Path, rows: Iterable[list[str]], at: list[int], absent: list[str]) -> Iterator[tuple[str, str]]:
+    """Path and class of each row; what is not there is added to ``absent``."""
+    names: dict[str, str] = {}
+    for number, row in enumerate(rows, 2):
+        if not any(cell.strip() for cell in row):
+            continue
+        path, label = (row[column].strip() if column < len(row) else "" for column in at)
+        if not path or not label:
+            raise DataError(f"{shown(file)}, row {number}: {'path' if not path else 'label'} is empty")
+        picture = str(file.parent / path)
+        if "\0" in path or not os.path.isfile(picture):
+            absent.append(f"{shown(path)} in row {number}")
+        if label not in names:
+            names[label] = class_name(label, f"{file}, row {number}")
+        yield picture, names[label]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sapwood.functional.statistics import exact
+from sapwood.functional.statistics import BLOCK, exact
 
 ACCEPTANCE = 0.95
 """Share of known pictures that the limit is meant to let in."""
@@ -139,13 +139,16 @@ def limit_of(distances: Tensor, acceptance: float = ACCEPTANCE) -> float | None:
     return None if place > len(distances) else float(distances.sort().values[place - 1])
 
 
-def held_out_distances(sums: Sums, x: Tensor, y: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def held_out_distances(
+    sums: Sums, x: Tensor, y: Tensor, parts: Sequence[Tensor], most: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Distances of pictures to classes that were formed without them.
 
     Args:
         sums: of all pictures, these among them.
         x, y: features [n, d] and classes [n].
         parts: indices of pictures; those of one part are taken out together.
+        most: pictures that are measured in all, spread evenly over all parts; None measures all.
 
     Returns:
         Distances [m] float64 on the CPU and the classes [m] of the pictures. Left out are pictures of which no other
@@ -153,7 +156,12 @@ def held_out_distances(sums: Sums, x: Tensor, y: Tensor, parts: Sequence[Tensor]
     """
     distances, labels = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.int64)]
     for part in parts:
-        rest = sums.without(x[part], y[part])
+        rest = sums
+        for rows in part.split(BLOCK):
+            rest = rest.without(x[rows], y[rows])
+        if most is not None and len(part) * len(parts) > most:
+            number = max(1, most // len(parts))
+            part = part[torch.arange(number) * len(part) // number]
         part = part[rest.count.cpu()[y[part].cpu()] > 0]
         gaussians = shared_gaussians(rest)
         if gaussians is not None and len(part):

@@ -6,11 +6,14 @@ Features are rows: x [n, d]. A linear map P [d, d] acts on a column, so rows are
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+BLOCK = 4096
+"""Rows that are looked at together where memory is not to grow with their number."""
 
 
 def exact(x: Tensor) -> Tensor:
@@ -38,10 +41,12 @@ def class_means(x: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor
     >>> mean.flatten().tolist(), count.tolist()
     ([2.0, 0.0, 5.0], [2, 0, 1])
     """
-    x = exact(x)
-    target = target.to(x.device)
+    rows = exact(x[:BLOCK])
+    target = target.to(rows.device)
     count = torch.bincount(target, minlength=classes)
-    total = torch.zeros(classes, x.shape[1], dtype=x.dtype, device=x.device).index_add_(0, target, x)
+    total = torch.zeros(classes, x.shape[1], dtype=rows.dtype, device=rows.device)
+    for start in range(0, len(x), BLOCK):
+        total.index_add_(0, target[start : start + BLOCK], exact(x[start : start + BLOCK]))
     return total / count.clamp(min=1).unsqueeze(1), count
 
 
@@ -125,7 +130,7 @@ def holdout_errors(x: Tensor, y: Tensor, x_held: Tensor, y_held: Tensor, strengt
     return torch.stack(errors).cpu()
 
 
-def loo_residuals(x: Tensor, y: Tensor, strengths: Sequence[float]) -> list[Tensor]:
+def loo_residuals(x: Tensor, y: Tensor, strengths: Sequence[float]) -> Iterator[Tensor]:
     """Leave-one-out residuals of ridge regression in closed form, for every strength.
 
     With K = X X^T, row i of the residual y_i - yhat_(-i) is [(K + s I)^-1 Y]_i / [(K + s I)^-1]_ii, as if n models
@@ -137,10 +142,10 @@ def loo_residuals(x: Tensor, y: Tensor, strengths: Sequence[float]) -> list[Tens
         strengths: S numbers > 0.
 
     Returns:
-        S tensors [n, K] float64.
+        S tensors [n, K] float64, one at a time.
 
     >>> x = torch.tensor([[1.0], [2.0]]); y = torch.tensor([[1.0], [4.0]])
-    >>> [round(v, 6) for v in loo_residuals(x, y, [1.0])[0].flatten().tolist()]  # 1 - 8/5 and 4 - 2 * 1/2
+    >>> [round(v, 6) for v in next(loo_residuals(x, y, [1.0])).flatten().tolist()]  # 1 - 8/5 and 4 - 2 * 1/2
     [-0.6, 3.0]
     """
     x, y = exact(x), exact(y)
@@ -151,13 +156,11 @@ def loo_residuals(x: Tensor, y: Tensor, strengths: Sequence[float]) -> list[Tens
     square = left.shape[0] == left.shape[1]
     outside = torch.zeros_like(y) if square else y - left @ coordinates
     outside_diagonal = torch.zeros_like(left[:, 0]) if square else (1 - left.square().sum(1)).clamp(min=0)
-    residuals = []
     for strength in strengths:
         shrunk = strength / (singular.square() + strength)
         numerator = left @ (shrunk.unsqueeze(1) * coordinates) + outside
         diagonal = left.square() @ shrunk + outside_diagonal
-        residuals.append(numerator / diagonal.clamp(min=torch.finfo(x.dtype).tiny).unsqueeze(1))
-    return residuals
+        yield numerator / diagonal.clamp(min=torch.finfo(x.dtype).tiny).unsqueeze(1)
 
 
 def loo_errors(x: Tensor, y: Tensor, strengths: Sequence[float]) -> Tensor:
@@ -182,12 +185,15 @@ def drift_map(before: Tensor, after: Tensor, strength: float) -> Tensor:
     >>> drift_map(torch.eye(2), 2 * torch.eye(2), 1e-9).round(decimals=6).tolist()
     [[2.0, 0.0], [0.0, 2.0]]
     """
-    if before.shape != after.shape or before.ndim != 2:
+    if before.shape != after.shape or len(before.shape) != 2:
         raise ValueError(f"features before {tuple(before.shape)} and after {tuple(after.shape)} must be equal [n, d]")
-    before, after = exact(before), exact(after)
-    gram = before.T @ before
+    gram = shift = torch.zeros((), dtype=torch.float64)
+    for start in range(0, max(len(before), 1), BLOCK):
+        old, new = exact(before[start : start + BLOCK]), exact(after[start : start + BLOCK])
+        here, moved = old.T @ old, old.T @ (new - old)
+        gram, shift = (gram + here, shift + moved) if start else (here, moved)
     scale = gram.diagonal().mean().item() or 1.0
-    correction = ridge_solve(gram, before.T @ (after - before), strength * scale)
+    correction = ridge_solve(gram, shift, strength * scale)
     return (torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device) + correction.T).cpu()
 
 

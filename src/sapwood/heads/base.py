@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.backbones.base import Tokens
+from sapwood.data.rows import blocks
 from sapwood.errors import SapwoodError
 from sapwood.functional.openset import Gaussians, Sums, shared_gaussians
 from sapwood.functional.statistics import fit_temperature
@@ -205,8 +206,8 @@ class PooledHead(Head):
             stays: the round left the features as they were.
         """
         held = 0 if validation is None else len(validation.y)
-        x, y = train if validation is None else Features(*map(torch.cat, zip(train, validation, strict=True)))
-        x, y = (value.cpu() for value in self.checked(Features(x, y)))
+        x, y = self.checked(train if validation is None else train.joined(validation))
+        x, y = x.cpu() if isinstance(x, Tensor) else x, y.cpu()
         self.known.observe(x, y)
         if self.known.complete:
             self.known.hold_out(self.sums, x, y, held, stays=stays)
@@ -283,11 +284,11 @@ class PooledHead(Head):
     def checked(self, features: Features) -> Features:
         """The features, once their shapes, classes and numbers have been looked at."""
         x, y = features
-        if x.ndim != 2 or x.shape[1] != self.dim or y.shape != x.shape[:1]:
+        if len(x.shape) != 2 or x.shape[1] != self.dim or y.shape != x.shape[:1]:
             raise ValueError(f"features must be x [n, {self.dim}] and y [n], got {tuple(x.shape)} and {tuple(y.shape)}")
         if len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.classes:
             raise ValueError(f"classes must lie in 0..{self.classes - 1}, got {int(y.min())}..{int(y.max())}")
-        bad = int((~torch.isfinite(x)).any(1).sum())
+        bad = sum(int((~torch.isfinite(rows)).any(1).sum()) for rows in blocks(x))
         if bad:
             raise SapwoodError(f"{bad} of {len(x)} features are not finite: the training diverged; lower --lr")
-        return Features(x.detach().float(), y.detach().to(x.device, torch.int64))
+        return Features(x.detach().float() if isinstance(x, Tensor) else x, y.detach().to(x.device, torch.int64))

@@ -50,16 +50,16 @@ class ClassGaussians:
             self.covariance = torch.cat([self.covariance, self.covariance.new_zeros(count, self.covariance.shape[1])])
 
     def observe(self, features: Features) -> None:
-        """Merge a round's features into the moments."""
-        x, y = exact(features.x), features.y
+        """Merge a round's features into the moments, one class at a time."""
+        y = features.y
         pooled = torch.zeros(self.covariance.shape[1], dtype=torch.float64)
         before = self._freedom()
         for label in torch.unique(y).tolist():
-            rows = x[(y == label).to(x.device)]
+            rows = exact(features.x[(y == label).nonzero().flatten()])
             old, new = int(self.count[label]), len(rows)
             mean = rows.mean(0)
             centred = rows - mean
-            step = (mean - exact(self.mean[label]).to(x.device)) if old else torch.zeros_like(mean)
+            step = (mean - exact(self.mean[label]).to(rows.device)) if old else torch.zeros_like(mean)
             scatter = (centred.T @ centred + torch.outer(step, step) * (old * new / (old + new))).cpu()
             self.mean[label] = mean - step * (old / (old + new))
             self.count[label] = old + new

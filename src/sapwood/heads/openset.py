@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sapwood.data.rows import BLOCK, Rows, blocks
 from sapwood.functional.moments import taken_out
 from sapwood.functional.openset import LEAST, Sums, folds, held_out_distances, limit_of, within_covariance
 from sapwood.functional.statistics import exact, pack_triangle, unpack_triangle
@@ -52,14 +53,18 @@ class OpenSet:
         self.total = torch.cat([self.total, self.total.new_zeros(count, self.total.shape[1])])
         self.count = torch.cat([self.count, self.count.new_zeros(count)])
 
-    def observe(self, x: Tensor, y: Tensor, sign: int = 1) -> None:
+    def observe(self, x: Rows, y: Tensor, sign: int = 1) -> None:
         """Add pictures [n, d] of classes [n] to the sums; with ``sign`` -1 take them out again."""
         if not self.own:
             return
-        x, y = exact(x).cpu(), y.cpu()
-        self.total.index_add_(0, y, x, alpha=sign)
+        y, gram = y.cpu(), None
+        for rows, labels in zip(blocks(x), y.split(BLOCK), strict=True):
+            rows = exact(rows).cpu()
+            self.total.index_add_(0, labels, rows, alpha=sign)
+            gram = rows.T @ rows if gram is None else gram.addmm_(rows.T, rows)
         self.count += sign * torch.bincount(y, minlength=len(self.count))
-        self.packed_gram += sign * pack_triangle(x.T @ x)
+        if gram is not None:
+            self.packed_gram += sign * pack_triangle(gram)
 
     def forget(self, x: Tensor, label: int, number: int) -> None:
         """Take so many pictures of a class out of the sums, whose features are like [k, d].
@@ -111,16 +116,16 @@ class OpenSet:
 
         Where the round left the features as they were (``stays``) all its pictures take turns, a fifth at a time;
         else its validation pictures alone, since the others have shaped the features. Fewer than 19 are put beside
-        those of earlier rounds, more replace them.
+        those of earlier rounds, more replace them. Of a round larger than a block as many are measured as are kept.
 
         Args:
             sums: of all rounds, these pictures among them.
-            x, y: features [n, d] and classes [n], validation pictures last.
+            x, y: features [n, d], which may be ``Rows``, and classes [n], validation pictures last.
             held: number of these.
             stays: see above.
         """
         parts = folds(y, _FOLDS) if stays else [torch.arange(len(y) - held, len(y))] if held else []
-        distances, labels = held_out_distances(sums, x, y, parts)
+        distances, labels = held_out_distances(sums, x, y, parts, _MOST if len(y) > BLOCK else None)
         if len(distances) < LEAST:
             distances, labels = torch.cat([self.distances, distances]), torch.cat([self.labels, labels])
         self.distances, self.labels = distances[-_MOST:], labels[-_MOST:]

@@ -13,6 +13,7 @@ from torch import Tensor
 from sapwood.functional.statistics import class_means
 from sapwood.heads.base import Features, PooledHead, needed
 from sapwood.heads.classifiers import Groups
+from sapwood.heads.reading import Expanded, answers, asked
 from sapwood.heads.settings import DriftConfig, refuse
 from sapwood.heads.tensors import ENOUGH_HELD
 
@@ -82,13 +83,13 @@ class PrototypeHead(PooledHead):
 
     def observe(self, features: Features) -> None:
         """Merge pictures into the means."""
-        here = self._here(features)
-        self._add(here)
-        self.known.observe(*here)
+        features = self.checked(features)
+        self._add(features)
+        self.known.observe(*features)
 
     def forget(self, features: Features) -> None:
         """Take pictures that were observed under these classes out of the means again."""
-        x, y = self._here(features)
+        x, y = self.checked(features)
         self.known.observe(x, y, -1)
         mean, count = (value.cpu() for value in class_means(x, y, self.classes))
         old = self.count.cpu()
@@ -123,40 +124,43 @@ class PrototypeHead(PooledHead):
 
     def fit(self, train: Features, validation: Features | None, generator: torch.Generator) -> dict[str, Any]:
         """Merge the round's features into the means."""
-        train = self._here(train)
+        train = self.checked(train)
         self._add(train)
         facts: dict[str, Any] = {}
+        parts = self._expanded(train)
         if validation is not None and len(validation.y):
-            held = self._here(validation)
-            logits = self.logits(held.x)
-            self._add(held)
-            facts["validation_accuracy"] = self.right_share(logits, held.y)
-            if len(held.y) >= ENOUGH_HELD:
-                self.calibrate_temperature(logits, held.y)
+            validation = self.checked(validation)
+            held = self._expanded(validation)
+            facts["validation_accuracy"], told = answers(held, self.logits, self.classes)
+            self._add(validation)
+            if len(held) >= ENOUGH_HELD:
+                self.calibrate_temperature(*told)
                 return {"held_out": "validation", **facts, "temperature": self.temperature}
-            train = train.joined(held)
-        return {**facts, **self._calibrate_leaving_one_out(train)}
+            parts = parts.joined(held)
+        return {**facts, **self._calibrate_leaving_one_out(parts)}
 
-    def _calibrate_leaving_one_out(self, train: Features) -> dict[str, Any]:
+    def _calibrate_leaving_one_out(self, train: Expanded) -> dict[str, Any]:
         """Choose the temperature on pictures that are in the means, each taken out of its own."""
-        scored = self.count[train.y] > 1
-        if not bool(scored.any()):
+        scored = (self.count.cpu()[train.y] > 1).nonzero().flatten()
+        if not len(scored):
             return {"held_out": "nothing: no class has two pictures", "temperature": self.temperature}
-        x, y = train.x[scored], train.y[scored]
-        logits = self.logits(x)
-        count = self.count[y].unsqueeze(1)
-        others = self.centres[y] * count - x  # their sum; a cosine does not mind its length
-        logits[torch.arange(len(y), device=y.device), y] = F.cosine_similarity(x, others, dim=1)
-        self.calibrate_temperature(logits, y)
+        found, labels = [], []
+        for x, y in train.at(scored[asked(len(scored), self.classes)]):
+            logits = self.logits(x)
+            count = self.count[y].unsqueeze(1)
+            others = self.centres[y] * count - x  # their sum; a cosine does not mind its length
+            logits[torch.arange(len(y), device=y.device), y] = F.cosine_similarity(x, others, dim=1)
+            found.append(logits)
+            labels.append(y)
+        self.calibrate_temperature(torch.cat(found), torch.cat(labels))
         return {"held_out": "leave-one-out", "temperature": self.temperature}
+
+    def _expanded(self, features: Features) -> Expanded:
+        return Expanded(*features, lambda x: x.to(self.centres.device))
 
     def _cosines(self, x: Tensor, mean: Tensor) -> Tensor:
         cosines = F.linear(F.normalize(x, dim=1), F.normalize(mean, dim=1))
         return cosines.masked_fill(self.count == 0, -1.0)
-
-    def _here(self, features: Features) -> Features:
-        x, y = self.checked(features)
-        return Features(x.to(self.centres.device), y.to(self.centres.device))
 
     def _add(self, features: Features) -> None:
         mean, new = (value.cpu() for value in class_means(features.x, features.y, self.classes))

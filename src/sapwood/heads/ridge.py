@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from sapwood.functional.balance import balanced_sums
 from sapwood.functional.openset import Sums, folds
-from sapwood.functional.statistics import exact, one_hot, pack_triangle, ridge_solve, unpack_triangle
+from sapwood.functional.statistics import exact, pack_triangle, ridge_solve, unpack_triangle
+from sapwood.functional.streaming import add_class_sums
 from sapwood.heads.base import Features, PooledHead, needed
 from sapwood.heads.classifiers import Groups
+from sapwood.heads.reading import Expanded, answers, asked
 from sapwood.heads.settings import DriftConfig, fault_unless_int, fault_unless_number, refuse
 from sapwood.heads.strength import STRENGTHS, Evidence
 from sapwood.heads.tensors import ENOUGH_HELD
@@ -142,21 +144,21 @@ class RidgeHead(PooledHead):
         """Choose strength and temperature, add the round's pictures to the sums, solve."""
         if self.config.projection is not None and self.seed is None:
             self._draw_projection(int(torch.randint(2**31 - 1, (1,), generator=generator)))
-        train = self._expanded(train)
+        shown = self._expanded(train)
         held = self._expanded(validation) if validation is not None and len(validation.y) else None
         facts: dict[str, Any] = {}
         if self.config.strength is None:
-            chosen, facts["held_out"] = self.evidence.choose(train, held, balanced=self.balanced)
+            chosen, facts["held_out"] = self.evidence.choose(shown, held, balanced=self.balanced)
             self.strength = chosen or self.strength
-        self._add(train)
+        self._add(shown)
         if held is not None:
-            logits = held.x @ self.solve().to(held.x.device)
-            facts["validation_accuracy"] = self.right_share(logits, held.y)
+            solution = self.solve().to(self.solution.device if self.solution.is_cuda else "cpu")
+            facts["validation_accuracy"], told = answers(held, lambda h: h @ solution, self.classes)
             self._add(held)
-        if held is not None and len(held.y) >= ENOUGH_HELD:
-            self.calibrate_temperature(logits, held.y)
+        if held is not None and len(held) >= ENOUGH_HELD:
+            self.calibrate_temperature(*told)
         else:
-            self._calibrate_by_turns(train if held is None else train.joined(held))
+            self._calibrate_by_turns(shown if held is None else shown.joined(held))
         self.settle()
         return {**facts, "strength": self.strength, "temperature": self.temperature}
 
@@ -208,34 +210,51 @@ class RidgeHead(PooledHead):
             gram, cross = balanced_sums(gram, cross, count)
         return ridge_solve(gram, cross, self._strength())
 
-    def _expanded(self, features: Features) -> Features:
+    def _expanded(self, features: Features) -> Expanded:
         """In float64: products in float32 would differ in their last digits with the pictures beside a picture."""
-        x, y = self.checked(features)
-        x = exact(x.to(self.solution.device))
-        if self.config.projection is not None:
-            x = torch.relu(x @ exact(self.projection))
-        return Features(x, y.to(x.device))
+        projection = None if self.config.projection is None else exact(self.projection)
+
+        def expand(x: Tensor) -> Tensor:
+            h = exact(x.to(self.solution.device))
+            return h if projection is None else torch.relu(h @ projection)
+
+        return Expanded(*self.checked(features), expand)
 
     def _strength(self) -> float:
         return self.strength or self.gram.diagonal().mean().item() or 1.0
 
-    def _calibrate_by_turns(self, train: Features) -> None:
+    def _calibrate_by_turns(self, train: Expanded) -> None:
         """Choose the temperature on pictures that are in the sums, a fifth taken out at a time."""
-        if not bool((self.count[train.y.cpu()] > 1).any()):
+        if not bool((self.count[train.y] > 1).any()):
             return
         gram, logits, order = self.gram, [], []
+        wanted = torch.zeros(len(train), dtype=torch.bool)
+        wanted[asked(len(train), self.classes)] = True
         for part in folds(train.y, _FOLDS):
-            x, y = train.x[part.to(train.x.device)].cpu(), train.y.cpu()[part]
-            count = self.count - torch.bincount(y, minlength=self.classes)
-            solution = self._solve_of(gram - x.T @ x, self.cross - x.T @ one_hot(y, self.classes), count)
-            logits.append((x @ solution).masked_fill(count == 0, -torch.inf))  # a class without pictures is no answer
-            order.append(y)
+            held = self._sums_of(train.at(part))
+            count = self.count - torch.bincount(train.y[part], minlength=self.classes)
+            solution = self._solve_of(gram - held[0], self.cross - held[1], count)
+            for x, y in train.at(part[wanted[part]]):
+                # A class without pictures is no answer.
+                logits.append((x.cpu() @ solution).masked_fill(count == 0, -torch.inf))
+                order.append(y.cpu())
         self.calibrate_temperature(torch.cat(logits), torch.cat(order))
 
-    def _add(self, features: Features, sign: int = 1) -> None:
-        self.packed_gram += sign * pack_triangle((features.x.T @ features.x).cpu())
-        self.cross += sign * (features.x.T @ one_hot(features.y, self.classes)).cpu()
-        self.count += sign * torch.bincount(features.y, minlength=self.classes).cpu()
+    def _sums_of(self, data: Iterable[Features]) -> tuple[Tensor, Tensor]:
+        """Gram matrix [M, M] and cross term [M, K] on the CPU, added up over blocks."""
+        gram = total = torch.zeros(())
+        for number, (x, y) in enumerate(data):
+            if not number:
+                gram, total = x.new_zeros(self.width, self.width), x.new_zeros(self.classes, self.width)
+            gram += x.T @ x
+            add_class_sums(total, x, y)
+        return gram.cpu(), total.T.cpu()
+
+    def _add(self, data: Expanded, sign: int = 1) -> None:
+        gram, cross = self._sums_of(data)
+        self.packed_gram += sign * pack_triangle(gram)
+        self.cross += sign * cross
+        self.count += sign * torch.bincount(data.y, minlength=self.classes)
 
     def _draw_projection(self, seed: int) -> None:
         # numpy promises that this legacy stream never changes, so a seed in the state stands for the matrix.

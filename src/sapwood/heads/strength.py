@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from sapwood.functional.balance import balancing_weights
-from sapwood.functional.statistics import holdout_errors, loo_residuals, one_hot
-from sapwood.heads.tensors import Features
+from sapwood.functional.statistics import BLOCK, holdout_errors, loo_residuals, one_hot
+from sapwood.functional.streaming import Weighted, fit_sums, summed_holdout_errors, summed_loo_errors
+from sapwood.heads.reading import Expanded
 
 STRENGTHS = tuple(10.0**power for power in range(-8, 9))
 
@@ -32,7 +33,7 @@ class Evidence:
     def __init__(self) -> None:
         self.errors = torch.zeros(len(STRENGTHS), dtype=torch.float64)
 
-    def choose(self, train: Features, held: Features | None, *, balanced: bool) -> tuple[float | None, str]:
+    def choose(self, train: Expanded, held: Expanded | None, *, balanced: bool) -> tuple[float | None, str]:
         """Try the strengths on a round alone, and say which to take.
 
         Where each class has five held-out pictures at least, the best on them. Else by leave-one-out in closed form
@@ -40,7 +41,7 @@ class Evidence:
         is not heard alone. Of strengths within 3 % of the least error the largest is then taken.
 
         Args:
-            train: what the fit sees, h [n, M] in float64.
+            train: what the fit sees, h [n, M] in float64. Beyond a block, and beyond M, from sums over blocks.
             held: what it does not see; None without.
             balanced: all classes weigh the same, in fit and error.
 
@@ -52,23 +53,34 @@ class Evidence:
         if len(present) < 2:
             # A target that never changes says nothing of the strength: the errors would be rounding noise.
             return None, "nothing: a round of one class cannot tell strengths apart"
-        classes, count = len(present), len(train.y)
-        target = one_hot(local[:count], classes)
-        # Rows times the root of a weight: their squares then count so much.
-        root = _weights(train.y, balanced).sqrt().unsqueeze(1)
-        x, y = train.x * root, target * root
-        if held is not None and self._enough(train.y, held.y):
-            held_root = _weights(held.y, balanced).sqrt().unsqueeze(1)
-            shown = one_hot(local[count:], classes) * held_root
-            errors = holdout_errors(x, y, held.x * held_root, shown, STRENGTHS)
+        classes, count = len(present), len(train)
+        one, other = local[:count], local[count:]
+        weight = _weights(train.y, balanced)
+        held_weight = None if held is None else _weights(held.y, balanced)
+        if held is not None and held_weight is not None and self._enough(train.y, held.y):
+            if _few(train) and _few(held):
+                x, y = _rooted(train, one, classes, weight)
+                errors = holdout_errors(x, y, *_rooted(held, other, classes, held_weight), STRENGTHS)
+            else:
+                fit = fit_sums(_weighted(train, one, weight), classes)
+                shown = fit_sums(_weighted(held, other, held_weight), classes)
+                errors = summed_holdout_errors(fit, shown, STRENGTHS) / (len(held) * classes)
             self.errors += errors * classes**2  # their mean is over columns too
             return STRENGTHS[int(errors.argmin())], "validation"
-        scored = torch.bincount(local[:count])[local[:count]] > 1
+        single = torch.bincount(one, minlength=classes) < 2
+        scored = ~single[one]
         if not bool(scored.any()):
             return None, "nothing: no class has two pictures"
-        errors = torch.stack([each[scored].square().sum(1).mean() for each in loo_residuals(x, y, STRENGTHS)]).cpu()
-        share = root[scored].square().mean().item()  # of weights: those of single pictures are not among them
-        self.errors += errors / share * len(torch.unique(local[:count][scored]))
+        if _few(train):
+            x, y = _rooted(train, one, classes, weight)
+            here = scored.to(x.device)
+            residuals = loo_residuals(x, y, STRENGTHS)
+            errors = torch.stack([each[here].square().sum(1).mean() for each in residuals]).cpu()
+        else:
+            fit = fit_sums(_weighted(train, one, weight), classes)
+            errors = summed_loo_errors(fit, _weighted(train, one, weight), single, STRENGTHS) / int(scored.sum())
+        share = weight[scored].sqrt().square().mean().item()  # of weights: those of single pictures are not among them
+        self.errors += errors / share * len(torch.unique(one[scored]))
         return most_of(STRENGTHS, self.errors), "leave-one-out"
 
     def load(self, errors: Sequence[float] | None) -> None:
@@ -94,5 +106,21 @@ def most_of(strengths: Sequence[float], errors: Tensor) -> float:
     return max(strength for strength, error in zip(strengths, errors.tolist(), strict=True) if error <= limit)
 
 
+def _few(data: Expanded) -> bool:
+    """Whether all fit into a block, or are fewer than h is wide: then no more memory than the Gram matrix takes."""
+    return len(data) <= BLOCK or len(data) < next(iter(data)).x.shape[1]
+
+
+def _rooted(data: Expanded, y: Tensor, classes: int, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and their one-hot targets times the root of a weight: their squares then count so much."""
+    root = weight.to(data.whole.device).sqrt().unsqueeze(1)
+    return data.whole * root, one_hot(y.to(root.device), classes) * root
+
+
+def _weighted(data: Expanded, y: Tensor, weight: Tensor) -> Iterator[Weighted]:
+    for block, labels, each in zip(data, y.split(BLOCK), weight.split(BLOCK), strict=True):
+        yield Weighted(block.x, labels.to(block.x.device), each.to(block.x.device))
+
+
 def _weights(target: Tensor, balanced: bool) -> Tensor:
-    return balancing_weights(target) if balanced else torch.ones(len(target), dtype=torch.float64, device=target.device)
+    return balancing_weights(target) if balanced else torch.ones(len(target), dtype=torch.float64)

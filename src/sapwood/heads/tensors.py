@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from sapwood.data.rows import joined
 from sapwood.errors import StateError
 
 ENOUGH_HELD = 100
@@ -18,7 +19,7 @@ class Features(NamedTuple):
     """Pooled features of pictures and their classes.
 
     Attributes:
-        x: [n, d] float32.
+        x: [n, d] float32; where a round is learned also other ``data.rows.Rows``, which are read in blocks alike.
         y: [n] int64, class indices in learning order.
     """
 
@@ -26,8 +27,8 @@ class Features(NamedTuple):
     y: Tensor
 
     def joined(self, others: Features) -> Features:
-        """These and ``others`` behind them."""
-        return Features(torch.cat([self.x, others.x]), torch.cat([self.y, others.y]))
+        """These and ``others`` behind them; not copied where they are many."""
+        return Features(cast("Tensor", joined(self.x, others.x)), torch.cat([self.y, others.y]))
 
 
 def needed(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:

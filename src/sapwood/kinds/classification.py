@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,12 +92,9 @@ class PictureRound(Round):
         found = []
         if len(self.names) < 2:
             found.append("only one class is known so far; every picture will be called by it until there is a second")
-        labels = self.train.pictures.labels + self.held.pictures.labels
-        return found + [
-            f"class {label!r} has a single picture; more would help"
-            for label in dict.fromkeys(labels)
-            if labels.count(label) == 1
-        ]
+        counts = Counter(self.train.pictures.labels + self.held.pictures.labels)
+        single = (label for label, count in counts.items() if count == 1)
+        return found + [f"class {label!r} has a single picture; more would help" for label in single]
 
 
 class Classification(Kind):
@@ -146,7 +144,7 @@ class Classification(Kind):
         if len(labels) < len(store):
             raise DataError("some pictures have no class; learning needs one for each")
         check_class_names(store.pictures.classes, "the new pictures", known)
-        names = (*known, *(label for label in store.pictures.classes if label not in known))
+        names = tuple(dict.fromkeys((*known, *store.pictures.classes)))
         position = {label: number for number, label in enumerate(names)}
         targets = torch.tensor([position[label] for label in labels])
         train, held = validation_split(labels, validation, seed)
@@ -164,7 +162,8 @@ class Classification(Kind):
 
     def check_tests(self, tests: PictureStore, names: Sequence[str]) -> list[str]:
         """Every class must be known."""
-        unknown = [name for name in tests.pictures.classes if name not in names]
+        taught = frozenset(names)
+        unknown = [name for name in tests.pictures.classes if name not in taught]
         if unknown:
             raise DataError(
                 f"unknown class {', '.join(map(repr, unknown[:5]))} in the test pictures; known: {', '.join(names)}"
