@@ -41,8 +41,8 @@ def folders(tmp_path: Path, picture_folder: Callable[..., Path], mask_folder: Ca
     picture_folder(["robin", "wren"], 12, name="april")
     picture_folder(["kestrel", "falcon", "robin", "wren"], 2, name="testset", seed=1)
     picture_folder(["stone"], 4, name="strangers")
-    mask_folder(["road", "sky"], 10, name="monday")
-    mask_folder(["car", "tree"], 10, name="tuesday")
+    mask_folder(["road", "sky"], 6, name="monday")
+    mask_folder(["car", "tree"], 6, name="tuesday")
     mask_folder(["road", "sky", "car", "tree"], 3, name="streets", seed=1)
     return tmp_path
 

@@ -17,7 +17,11 @@ from sapwood.heads.base import PooledHead
 
 DIM = 12
 OPTIONS = {
-    "gradient": [{}, {"align": "gaussian", "drift": "linear"}, {"align": "gaussian", "covariance": "shared"}],
+    "gradient": [
+        {},
+        {"align": "gaussian", "drift": "linear", "align_steps": 20},
+        {"align": "gaussian", "covariance": "shared", "align_steps": 20},
+    ],
     "statistics": [{}, {"drift": "linear"}],
 }
 POOLED = [name for name in HEADS if HEADS[name].kind == "classification"]

@@ -13,7 +13,13 @@ from sapwood.heads import HEADS, Features
 from sapwood.heads.base import PooledHead
 
 DIM = 12
-CASES = [("linear", {}), ("cosine", {}), ("linear", {"align": "gaussian"}), ("prototype", {}), ("ridge", {})]
+CASES = [
+    ("linear", {}),
+    ("cosine", {}),
+    ("linear", {"align": "gaussian", "align_steps": 20}),
+    ("prototype", {}),
+    ("ridge", {}),
+]
 CASES += [("ridge", {"projection": 30})]
 cases = pytest.mark.parametrize(("name", "settings"), CASES, ids=[f"{n}-{s}" for n, s in CASES])
 
