@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-JOBS   ?= 3
+JOBS   ?= 2
 ARGS   ?=
 
 # States sync what they write, and tests write thousands: where memory has room for their files, that costs nothing.
@@ -20,8 +20,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 demo: $(VENV)/.installed
 	$(BIN)/sapwood demo
 
-# One thread a worker, and one worker more than two cores: tests of processes wait a fifth of their time. No result depends
-# on their number.
+# One thread a worker: with JOBS workers of one thread each the cores are full and no result depends on their number.
 test: $(VENV)/.installed-dev
 	$(MEMORY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
