@@ -9,9 +9,7 @@ steps on one ready batch, in one process; and the bytes of the round's files aga
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from telling import tell
 from torch.nn import functional as F
 
 from sapwood import Learner
@@ -92,11 +91,7 @@ def main() -> None:
         "files_over_declared": round(sum(files.values()) / task["declared_bytes"], 4),
         "tensor_files_over_declared": round(tensors / task["declared_bytes"], 4),
     }
-    if options.json:
-        sys.stdout.write(json.dumps(found) + "\n")
-        return
-    for key, value in found.items():
-        sys.stdout.write(f"{key}: {value}\n")
+    tell(found, options.json)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,8 @@ stands beside the plain step, with the wall seconds that compiling takes; that n
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -28,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from telling import tell
 from torch.nn import functional as F
 
 from sapwood.adapters.lora import Lora, LoraConfig
@@ -177,11 +176,7 @@ def main() -> None:
         if options.backbone.startswith("random:"):
             os.environ["SAPWOOD_CACHE"] = name  # nothing of an earlier run, and nothing is left
         found = measure(options)
-    if options.json:
-        sys.stdout.write(json.dumps(found) + "\n")
-        return
-    for key, value in found.items():
-        sys.stdout.write(f"{key}: {value}\n")
+    tell(found, options.json)
 
 
 if __name__ == "__main__":

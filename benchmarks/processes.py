@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from telling import tell
 
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
@@ -78,11 +79,7 @@ def main() -> None:
         "seconds_one": round(seconds[1], 1),
         "seconds_two": round(seconds[2], 1),
     }
-    if options.json:
-        sys.stdout.write(json.dumps(found) + "\n")
-        return
-    for key, value in found.items():
-        sys.stdout.write(f"{key}: {value}\n")
+    tell(found, options.json)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,8 @@ def test_a_version_made_elsewhere_is_taken_up(copied: Path, serve: Serve) -> Non
     client = serve(copied)
     before = client.post("/v1/predict", files={"image": picture("cat")}).json()
     assert before["predictions"][0]["class"] in ("ant", "bee")
+    serving: Serving = client.app.state.serving  # type: ignore[attr-defined]
+    weights = next(serving.current().learner.network.backbone.parameters()).data_ptr()
     elsewhere = Learner.open(copied)
     elsewhere.learn([(Image.fromarray(pixels("cat", index)), "cat") for index in range(8)])
     deadline = time.monotonic() + 20
@@ -137,6 +139,7 @@ def test_a_version_made_elsewhere_is_taken_up(copied: Path, serve: Serve) -> Non
     after = client.post("/v1/predict", files={"image": picture("cat")}).json()
     assert after["version"] == elsewhere.state.version.id != before["version"]
     assert after["predictions"][0]["class"] == "cat"
+    assert next(serving.current().learner.network.backbone.parameters()).data_ptr() == weights  # not read again
     assert "sapwood_version_switches_total 1.0" in client.get("/metrics").text
 
 

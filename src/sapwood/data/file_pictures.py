@@ -6,7 +6,7 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self, overload
+from typing import Self
 
 import numpy as np
 
@@ -76,13 +76,7 @@ class FilePictures(Pictures):
     def __iter__(self) -> Iterator[Picture]:
         return (self._picture(int(row)) for row in self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Picture: ...
-    @overload
-    def __getitem__(self, index: slice) -> Self: ...
-    def __getitem__(self, index: int | slice) -> Picture | Self:
-        if isinstance(index, slice):
-            return self._over(self._rows[index])
+    def _at(self, index: int) -> Picture:
         return self._picture(int(self._rows[index]))
 
     def __add__(self, other: Pictures) -> Pictures:

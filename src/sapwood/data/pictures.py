@@ -87,8 +87,9 @@ class Pictures(Sequence[Picture]):
     @overload
     def __getitem__(self, index: slice) -> Self: ...
     def __getitem__(self, index: int | slice) -> Picture | Self:
-        if isinstance(index, slice):
-            return self._with(self._pictures[index])
+        return self.subset(range(len(self))[index]) if isinstance(index, slice) else self._at(index)
+
+    def _at(self, index: int) -> Picture:
         return self._pictures[index]
 
     def __repr__(self) -> str:

@@ -7,24 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sapwood.adapters import ADAPTERS
-from sapwood.backbones import create_backbone
 from sapwood.errors import ConfigError
-from sapwood.heads import HEADS
 from sapwood.learner import Learner
 from sapwood.network import Network
 from sapwood.prefixes import first_adapted
 from sapwood.settings import TrainingConfig
 
-SIDE = 28
-
-
-def network(blocks: str = "-1", adapter: str = "lora", backbone: str = "random:dinov2-tiny") -> Network:
-    made = create_backbone(backbone, SIDE if "dinov2" in backbone else None)
-    config = ADAPTERS[adapter].Config
-    settings = {"blocks": blocks} if "blocks" in config.__dataclass_fields__ else {}
-    parts = ADAPTERS[adapter](config(**settings), made.sites, made.info)
-    return Network(made, parts, HEADS["linear"](HEADS["linear"].Config(), made.info.dim))
+from .helpers import network
 
 
 def test_where_it_can_have_no_effect() -> None:

@@ -13,13 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sapwood.adapters import ADAPTERS
-from sapwood.backbones import create_backbone
 from sapwood.data.loader import Batch, Views
 from sapwood.data.pictures import Pictures, as_picture
 from sapwood.data.store import PictureStore
 from sapwood.errors import Interrupted
-from sapwood.heads import HEADS
 from sapwood.hidden_cache import HiddenCache
 from sapwood.kinds import KINDS
 from sapwood.network import Network, Teacher
@@ -31,9 +28,11 @@ from sapwood.settings import TrainingConfig
 from sapwood.task import Task
 from sapwood.training import Stop
 
+from .helpers import SIDE, network
+
 Whole = Callable[[TrainingConfig], dict[str, Tensor]]
 
-SIDE, COUNT = 28, 40
+COUNT = 40
 CONFIG = TrainingConfig(epochs=2, batch_size=8, precision="fp32", lr=2e-3, augment=False, cache_prefix=1)
 
 
@@ -94,14 +93,6 @@ def pictures(classes: str = "ab", size: int = 36, seed: int = 0, count: int = CO
         for index in range(count)
     ]
     return PictureStore(Pictures(made), 35)
-
-
-def network(blocks: str = "-1", adapter: str = "lora", backbone: str = "random:dinov2-tiny") -> Network:
-    made = create_backbone(backbone, SIDE if "dinov2" in backbone else None)
-    config = ADAPTERS[adapter].Config
-    settings = {"blocks": blocks} if "blocks" in config.__dataclass_fields__ else {}
-    parts = ADAPTERS[adapter](config(**settings), made.sites, made.info)
-    return Network(made, parts, HEADS["linear"](HEADS["linear"].Config(), made.info.dim))
 
 
 def feed(model: Network, store: PictureStore, views: Views | None = None, **options: Any) -> PrefixFeed:
