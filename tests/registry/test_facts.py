@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from sapwood.kinds import KINDS
 from sapwood.methods import METHODS, find_method
 from sapwood.objectives import OBJECTIVES
 from sapwood.objectives.base import NEEDS, Objective
+
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 PARTS: list[Any] = [
     pytest.param(registry[name], base, line, id=f"{registry.kind}-{name}")
@@ -115,3 +118,8 @@ def test_the_methods_for_masks(name: str, parts: tuple[str, str]) -> None:
     assert settings["adapter"].get("reinit", False) == (name == "clora-reinit+mib")
     if "clora" in name:
         assert "2507.19887" in method.reference
+
+
+@pytest.mark.parametrize(("kind", "said"), [("classification", "`learn` takes `{}`"), ("segmentation", "masks is {}")])
+def test_the_default_is_what_the_readme_names(kind: str, said: str) -> None:
+    assert said.format(KINDS[kind].default_method) in README.read_text(encoding="utf-8")
