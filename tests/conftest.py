@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import os
@@ -71,31 +70,6 @@ def shared_data() -> Path:
     if os.environ.get("SAPWOOD_REQUIRE_DATA") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
-
-
-@pytest.fixture(scope="session")
-def settled() -> Iterator[None]:
-    """Imports what learning imports and keeps it out of garbage collection.
-
-    accelerate collects garbage after every round; looking through all of transformers each time would take most of a
-    tiny round.
-    """
-    import accelerate  # noqa: F401
-
-    from sapwood.backbones import create_backbone
-
-    create_backbone("random:dinov2-tiny", 28)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def settled_anew() -> None:
-    """What has been imported since the last file stays out of garbage collection too."""
-    gc.collect()
-    gc.freeze()
 
 
 class Learning:

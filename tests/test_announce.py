@@ -18,8 +18,6 @@ from sapwood.errors import ConfigError, DataError, Interrupted, RoundRefused
 from sapwood.learner import Learner
 from sapwood.progress import Progress
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 Folders = Callable[..., Path]
 TINY = "random:dinov2-tiny"
 FAST = {"epochs": 2, "batch_size": 8, "precision": "fp32"}

@@ -10,8 +10,6 @@ import torch
 
 from sapwood.learner import Learner
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 Folders = Callable[..., Path]
 TINY = "random:dinov2-tiny"
 FAST = {"epochs": 1, "batch_size": 8, "precision": "fp32", "weight_decay": 0.0}

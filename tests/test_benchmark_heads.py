@@ -12,7 +12,6 @@ import pytest
 from sapwood import Learner
 from sapwood.data.sources import read_data
 
-pytestmark = pytest.mark.usefixtures("settled")
 TRAINING = {"epochs": 2, "lr": 5e-3, "batch_size": 8, "precision": "fp32"}
 SAME = {"own": "seq-lora", "slca": "seq-lora+slca", "ridge, drift": "seq-lora+ridge"}
 

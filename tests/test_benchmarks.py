@@ -126,7 +126,6 @@ def test_resident_bytes_where_the_backbone_trains(sides: dict[str, dict[str, Any
 
 
 @pytest.mark.parametrize("side", ["shared", "copied", "full"])
-@pytest.mark.usefixtures("settled")  # looking through all of transformers each time would take most of the test
 def test_nothing_else_is_resident(side: str, training: ModuleType) -> None:
     """All tensors that live after a step and did not before the benchmark: what it counted, and the batch."""
 

@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "serve_client.py"
 ASK, TEACH = "a-token-to-ask-with", "a-token-to-teach-with"
 
 
-def test_a_class_is_taught_and_named(settled: None, tmp_path: Path) -> None:
+def test_a_class_is_taught_and_named(tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "state", method="ncm", backbone="random:dinov2-tiny", image_size=28)
     learner.learn([(pixels(name, index), name) for name in ("ant", "bee") for index in range(8)])
     folder = tmp_path / "cat"

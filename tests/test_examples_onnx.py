@@ -20,7 +20,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.usefixtures("settled")
 def test_pictures_are_named_without_sapwood_and_torch(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "state", method="ncm", backbone="random:dinov2-tiny", image_size=28)
     learner.learn(picture_folder(["ant", "bee"], 3))

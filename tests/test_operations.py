@@ -51,9 +51,7 @@ def test_a_pass_that_fails_leaves_no_counter_behind() -> None:
 
 
 @pytest.fixture
-def taught(
-    picture_folder: Callable[..., Path], tmp_path: Path, settled: None
-) -> Callable[..., tuple[dict[str, Any], float]]:
+def taught(picture_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., tuple[dict[str, Any], float]]:
     """What a round of twelve pictures recorded, and the GMACs of one picture through the bare backbone."""
     folder = picture_folder(["ant", "bee"], PICTURES // 2)
     training = {"epochs": 1, "batch_size": 8, "precision": "fp32", "validation": 0.0}

@@ -18,8 +18,6 @@ from sapwood.learner import Learner
 from sapwood.packing import pack
 from sapwood.state import State
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 Folders = Callable[..., Path]
 
 

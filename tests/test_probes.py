@@ -21,8 +21,6 @@ from sapwood.probes import kept_bytes, read_probes, remove_probes
 from sapwood.progress import Progress
 from sapwood.repair import list_classes, merge_classes, remove_class, rename_class
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 Folders = Callable[..., Path]
 TINY = {"backbone": "random:dinov2-tiny", "method": "ncm", "image_size": 28}
 

@@ -15,8 +15,6 @@ import pytest
 
 from sapwood.cli import main
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -19,8 +19,6 @@ from sapwood.objectives.base import Outputs
 from sapwood.objectives.mib import ModellingTheBackground
 from sapwood.task import Task
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 FAST = {"epochs": 2, "batch_size": 4, "precision": "fp32", "validation": 0.25}
 STEPS = 4  # 8 pictures in 2 batches, twice
 Folders = Callable[..., Path]

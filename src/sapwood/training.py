@@ -160,6 +160,7 @@ def train(
     """
     from accelerate import Accelerator
 
+    # Its wrapper of an optimiser refers to itself and would keep the moments until garbage is collected.
     accelerator = Accelerator(mixed_precision="no", device_placement=False)
     check_batch(config.batch_size)
     parameters = network.trainable(adapt=adapt)
@@ -169,7 +170,6 @@ def train(
     position, log = Position(), []
     if found := checkpoints.load():
         log = _restore(found, parameters, network, optimizer, position)
-    optimizer = accelerator.prepare(optimizer)
 
     began = last_saved = time.monotonic()
     spent_before = position.seconds
@@ -214,7 +214,6 @@ def train(
                 stop.check()
     progress.finish()
     alike(parameters.values())
-    accelerator.free_memory()
     return Trained(log, spent_before, position.step_gmacs * total)
 
 

@@ -22,7 +22,6 @@ from sapwood.progress import Progress
 
 FAST = {"epochs": 2, "batch_size": 8, "precision": "fp32", "lr": 3e-2}
 Settings = dict[str, Any]
-pytestmark = pytest.mark.usefixtures("settled")
 OPTIONS: dict[str, Settings] = {
     "default": {},
     "current": {"residual_basis": "current", "energy": 0.9995, "expected_tasks": 2},

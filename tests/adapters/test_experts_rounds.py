@@ -26,7 +26,7 @@ CLASSES = (["ant", "bee"], ["cat", "dog"])
 
 
 @pytest.fixture
-def data(picture_folder: Callable[..., Path], settled: None) -> list[Path]:
+def data(picture_folder: Callable[..., Path]) -> list[Path]:
     return [
         *(picture_folder(classes, 12, name=name) for classes, name in zip(CLASSES, ("first", "second"), strict=True)),
         picture_folder({"bee": 1, "eel": 1}, name="third", seed=3),
@@ -173,7 +173,7 @@ def test_costs_are_those_of_one_expert_and_of_two_passes(data: list[Path], tmp_p
     assert costs[0].gmacs_merged is None
 
 
-def test_masks_hold_classes_of_several_rounds(mask_folder: Callable[..., Path], settled: None, tmp_path: Path) -> None:
+def test_masks_hold_classes_of_several_rounds(mask_folder: Callable[..., Path], tmp_path: Path) -> None:
     learner = Learner.create(
         tmp_path / "state", backbone="random:dinov2-tiny", method="experts+mib", kind="segmentation", image_size=28
     )

@@ -24,7 +24,7 @@ FAST = {"epochs": 2, "batch_size": 8, "precision": "fp32", "lr": 3e-2}
 
 
 @pytest.fixture
-def data(picture_folder: Callable[..., Path], settled: None) -> list[Path]:
+def data(picture_folder: Callable[..., Path]) -> list[Path]:
     return [
         picture_folder(["ant", "bee"], 8, name="first"),
         picture_folder(["cat", "dog"], 8, name="second"),
@@ -155,7 +155,7 @@ def test_an_interrupted_round_goes_on(data: list[Path], tmp_path: Path) -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_masks_too(mask_folder: Callable[..., Path], settled: None, tmp_path: Path) -> None:
+def test_masks_too(mask_folder: Callable[..., Path], tmp_path: Path) -> None:
     learner = Learner.create(
         tmp_path / "state",
         backbone="random:dinov2-tiny",

@@ -26,7 +26,6 @@ from sapwood.task import Task
 TINY, SIZE = "random:dinov2-tiny", 28
 TASKS = [Task(index, str(index), (index,), (index,), index + 1, seed=5) for index in range(4)]
 FAST = {"epochs": 3, "batch_size": 8, "precision": "fp32", "lr": 1e-2}
-pytestmark = pytest.mark.usefixtures("settled")
 
 
 def adapter_of(**settings: Any) -> Orthogonal:

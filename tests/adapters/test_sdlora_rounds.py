@@ -20,7 +20,6 @@ from sapwood.progress import Progress
 
 TINY, SIZE = "random:dinov2-tiny", 28
 FAST = {"epochs": 3, "batch_size": 8, "precision": "fp32", "lr": 1e-2}
-pytestmark = pytest.mark.usefixtures("settled")
 
 
 class StopAt(Progress):

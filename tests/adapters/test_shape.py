@@ -27,7 +27,6 @@ from .toys import TOYS
 FAST = {"epochs": 3, "batch_size": 8, "precision": "fp32", "lr": 1e-2}
 
 
-pytestmark = pytest.mark.usefixtures("settled")
 every_toy = pytest.mark.parametrize("name", TOYS)
 
 

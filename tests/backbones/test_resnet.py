@@ -235,7 +235,6 @@ def test_a_checkpoint_in_the_hubs_format_loads_every_weight(backbone: Backbone, 
         assert torch.equal(create_backbone(str(tmp_path))(images(64, 64)).patches, loaded(images(64, 64)).patches)
 
 
-@pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("method", ["seq-lora", "clora+mib", "full+mib"])
 def test_two_rounds_and_back(
     method: str, picture_folder: Callable[..., Path], mask_folder: Callable[..., Path], tmp_path: Path

@@ -18,8 +18,6 @@ from sapwood.cli import main
 from sapwood.errors import ConfigError
 from sapwood.progress import Progress
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -68,7 +68,7 @@ class World(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def read_only_world(settled: None, tmp_path_factory: pytest.TempPathFactory) -> World:
+def read_only_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("world")
     world = World(
         root / "model",

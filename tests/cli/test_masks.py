@@ -16,8 +16,6 @@ from PIL import Image
 from .conftest import Run
 from .test_process import call
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 VIEW = (28, 42)
 TINY = ("--backbone", "random:dinov2-tiny", "--image-size", "28x42")
 QUICK = ("--precision", "fp32", "--validation", "0")

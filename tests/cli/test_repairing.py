@@ -8,8 +8,6 @@ import pytest
 
 from .conftest import Run, World, tree
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 
 def test_classes_are_listed_with_what_is_kept_of_them(sapwood: Run, read_only_world: World) -> None:
     listed = sapwood("classes", read_only_world.state)

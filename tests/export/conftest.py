@@ -23,10 +23,6 @@ _STATES: dict[tuple[str, ...], Path] = {}
 _FOLDERS: dict[str, tuple[Path, Path, Path]] = {}
 
 
-@pytest.fixture(autouse=True)
-def quickly(settled: None) -> None: ...
-
-
 @pytest.fixture
 def rounds(picture_folder: Callable[..., Path], mask_folder: Callable[..., Path]) -> Callable[[str], tuple[Path, ...]]:
     """Folders of two rounds and of test pictures, by kind; made by the first that asks."""

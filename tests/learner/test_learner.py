@@ -21,9 +21,6 @@ from sapwood.learner import Learner
 
 from .helpers import FAST, TINY, Folders, create, same, tensors
 
-pytestmark = pytest.mark.usefixtures("settled")
-
-
 # --- rounds and the record
 
 

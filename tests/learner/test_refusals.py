@@ -17,8 +17,6 @@ from sapwood.progress import Progress
 
 from .helpers import FAST, TINY, Folders, Notes, all_bytes, create
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 
 @pytest.mark.parametrize(
     ("what", "error", "message"),

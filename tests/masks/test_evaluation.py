@@ -24,8 +24,6 @@ from sapwood.mask_evaluation import (
     mean_of,
 )
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 Folders = Callable[..., Path]
 NAMES = ("background", "road", "car", "tree")
 TASKS = [{"classes": ["road", "car"]}, {"classes": ["tree"]}]

@@ -11,8 +11,6 @@ import pytest
 from sapwood.learner import Learner
 from sapwood.mask_evaluation import MaskEvaluation
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 Folders = Callable[..., Path]
 TRAINING = {"epochs": 12, "batch_size": 8, "precision": "fp32", "lr": 1e-2, "validation": 0.0}
 ROUNDS = (("road", "car"), ("tree",), ("sign",))

@@ -15,8 +15,6 @@ from sapwood.learner import Learner
 
 from .helpers import FAST, Folders, create, equal, masks, same, tensors
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 
 def test_mib_keeps_what_finetuning_forgets(tmp_path: Path, mask_folder: Folders) -> None:
     """Stripes of two classes, a third being background; then of the third, the first two being background."""

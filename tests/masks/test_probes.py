@@ -26,8 +26,6 @@ from sapwood.state import State
 
 from .helpers import FAST, SIZE, Folders, create, same
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 TRAINING = {**FAST, "batch_size": 4, "lr": 5e-3, "checkpoint_seconds": 1e-3}
 
 

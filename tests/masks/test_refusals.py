@@ -16,8 +16,6 @@ from sapwood.progress import Progress
 
 from .helpers import FAST, TINY, Folders, all_bytes, create
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 
 def overwrite(folder: Path, value: int) -> Path:
     for path in (folder / "masks").iterdir():

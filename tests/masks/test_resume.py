@@ -19,10 +19,7 @@ from sapwood.errors import ConfigError
 from sapwood.learner import Learner
 from sapwood.state import State
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes here are forked"),
-    pytest.mark.usefixtures("settled"),
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes here are forked")
 
 Learning = Callable[..., tuple[int, list[dict[str, Any]]]]  # the fixture ``learning``
 

@@ -19,8 +19,6 @@ from sapwood.network import Network, Teacher
 
 from .helpers import FAST, Folders, create, same
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 
 class Seen:
     """Network, teacher and targets at the start of the last round's training."""

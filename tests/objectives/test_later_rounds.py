@@ -20,10 +20,6 @@ RESNET = "random:resnet-tiny"
 TRAINING = {"epochs": 15, "batch_size": 4, "precision": "fp32", "lr": 1e-2, "augment": False}
 
 
-@pytest.fixture(autouse=True)
-def quickly(settled: None) -> None: ...
-
-
 def begin(place: Path, method: str, backbone: str = "random:dinov2-tiny", **settings: Any) -> Learner:
     size = (28, 42) if "dino" in backbone else (64, 96)
     return Learner.create(

@@ -15,10 +15,6 @@ _LEARNED: dict[tuple[str, str], Learner] = {}
 _RANDOM: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
 
 
-@pytest.fixture(autouse=True)
-def quickly(settled: None) -> None: ...
-
-
 @pytest.fixture
 def rounds(picture_folder: Callable[..., Path], mask_folder: Callable[..., Path]) -> Callable[[str], Rounds]:
     """The folders of a kind, the same for all tests here; made by the first that asks."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rich.style  # noqa: F401  (draws from the global generator when it is imported, as the first progress bar does)
 import torch
 from torch import Tensor
 

@@ -17,8 +17,6 @@ from sapwood.state import State
 
 from .helpers import Folders
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 CLASSES = ("ant", "bee", "cow", "dog")
 TRAINING = {"epochs": 4, "lr": 5e-3, "batch_size": 8, "precision": "fp32"}
 METHODS: list[tuple[str, str | None]] = [("seq-lora", None), ("lora+ewc", "cosine"), ("seq-lora+slca", None)]

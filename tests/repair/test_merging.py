@@ -16,8 +16,6 @@ from sapwood.state import State
 
 from .helpers import assert_alike, learn, methods, other
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 
 @methods
 def test_merged_classes_always_were_one(

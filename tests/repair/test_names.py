@@ -17,8 +17,6 @@ from sapwood.state import State
 
 from .helpers import FAST, Folders, learn, numbers
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 
 def test_a_class_keeps_its_id_and_its_predictions_under_another_name(tmp_path: Path, rounds: list[Path]) -> None:
     learner = learn(tmp_path / "state", "ncm", {}, *rounds, test=rounds[0])

@@ -17,8 +17,6 @@ from sapwood.state import State
 
 from .helpers import METHODS, Folders, assert_alike, learn, methods, numbers, other, rows
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 
 @methods
 def test_a_removed_class_was_never_learned(

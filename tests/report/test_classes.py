@@ -19,7 +19,7 @@ Folders = Callable[..., Path]
 
 
 @pytest.fixture
-def learner(settled: None, tmp_path: Path, picture_folder: Folders) -> Learner:
+def learner(tmp_path: Path, picture_folder: Folders) -> Learner:
     """Two rounds; the second's class looks like one of the first, which loses by it."""
     rival = picture_folder({"ant": 12}, name="rival", seed=9)
     (rival / "ant").rename(rival / "<aunt>")

@@ -12,8 +12,6 @@ import pytest
 from sapwood.cli import main
 from sapwood.learner import Learner
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 
 class Result(NamedTuple):
     code: int
@@ -22,7 +20,7 @@ class Result(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory, settled: None) -> Path:
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("state") / "model"
     Learner.create(path, backbone="random:dinov2-tiny", method="ncm", image_size=28)
     return path

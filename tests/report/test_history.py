@@ -20,7 +20,7 @@ def shade(name: str, index: int, seed: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def state(settled: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def state(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from sapwood.learner import Learner
 
     learner = Learner.create(tmp_path_factory.mktemp("history") / "state", backbone="random:dinov2-tiny", method="ncm")

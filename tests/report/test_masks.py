@@ -24,8 +24,6 @@ from sapwood.report.gallery import masks
 
 from .helpers import Page, check_self_contained
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 NAMES = {"background": 0, "road": 1, "<car>": 2, "tree": 3, "sign": 4}
 COLOURS = np.array([[90, 90, 90], [40, 40, 200], [200, 40, 40], [40, 180, 40], [230, 230, 60]], np.uint8)
 HEIGHT, WIDTH = 42, 56
@@ -49,7 +47,7 @@ def street(folder: Path, count: int, names: Mapping[str, int], *, ignored: int =
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, settled: None) -> tuple[Path, Path]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A state of three rounds, the last without new classes, and masks that also hold a class not known."""
     root = tmp_path_factory.mktemp("street")
     test = street(root / "test", 5, NAMES, ignored=7, seed=9)

@@ -21,13 +21,12 @@ from sapwood.report.route_maps import heat_map
 
 from .helpers import Page, check_self_contained
 
-pytestmark = pytest.mark.usefixtures("settled")
 TRAINING = {"epochs": 2, "lr": 1e-2, "precision": "fp32"}
 RANK = 4
 
 
 @pytest.fixture(scope="module")
-def learner(tmp_path_factory: pytest.TempPathFactory, settled: None) -> Learner:
+def learner(tmp_path_factory: pytest.TempPathFactory) -> Learner:
     """Three rounds, of which the last trains the head alone."""
     random = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("state") / "model"

@@ -20,10 +20,7 @@ from sapwood.state import State
 
 from .conftest import Learning, Started
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes here are forked"),
-    pytest.mark.usefixtures("settled"),
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes here are forked")
 
 ROOT = Path(__file__).resolve().parents[2]
 

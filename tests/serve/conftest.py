@@ -24,7 +24,7 @@ ASK, TEACH = "a-token-to-ask-with", "a-token-to-teach-with"
 
 
 @pytest.fixture(scope="session")
-def taught(settled: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state that names ants and bees; look, and do not teach it."""
     learner = Learner.create(
         tmp_path_factory.mktemp("serve") / "state", backbone=BACKBONE, method="ncm", image_size=SIDE
@@ -35,7 +35,7 @@ def taught(settled: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def drawing(settled: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state that draws ants and bees; look, and do not teach it."""
     folder = tmp_path_factory.mktemp("serve-masks")
     for part in ("images", "masks"):

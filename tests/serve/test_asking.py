@@ -160,7 +160,7 @@ def test_a_damaged_successor_leaves_the_old_version_answering(
     assert answer.json()["version"] == version
 
 
-def test_a_state_that_knows_nothing_says_so(settled: None, tmp_path: Path, serve: Serve) -> None:
+def test_a_state_that_knows_nothing_says_so(tmp_path: Path, serve: Serve) -> None:
     Learner.create(tmp_path / "new", backbone="random:dinov2-tiny", method="ncm", image_size=28)
     client = serve(tmp_path / "new")
     assert client.get("/v1/state").json()["classes"] == []

@@ -30,10 +30,7 @@ from sapwood.state import State
 
 from .samples import encoded, pixels
 
-pytestmark = [
-    pytest.mark.skipif(os.name != "posix", reason="signals end the processes here"),
-    pytest.mark.usefixtures("settled"),
-]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals end the processes here")
 
 TRAINING = {"lr": 5e-4, "epochs": 3, "batch_size": 4, "checkpoint_seconds": 1e-3, "augment": False}
 

@@ -22,8 +22,6 @@ from sapwood.training import Stop, build_optimizer, schedule_factor, stop_on_sig
 
 from .helpers import FAST, SIZE, Bench, Kept, store, with_, worst
 
-pytestmark = pytest.mark.usefixtures("settled")
-
 
 def test_schedules() -> None:
     for kind in ("cosine", "poly", "constant"):

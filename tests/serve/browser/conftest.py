@@ -128,7 +128,7 @@ def photographs(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def state(settled: None, photographs: dict[str, list[Path]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def state(photographs: dict[str, list[Path]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It names ships, and birds under a name that is markup."""
     learner = Learner.create(tmp_path_factory.mktemp("page") / "zoo", backbone=BACKBONE, method="ncm", image_size=SIDE)
     for name, task in (("ship", "vessels"), ("bird", "animals")):
