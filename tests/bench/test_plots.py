@@ -89,6 +89,11 @@ def test_a_joint_row_of_the_last_round_only_is_a_point(drawn: list[Chart]) -> No
     assert found["forgetting"].count(">not defined</text>") == 1
 
 
+def test_a_method_that_is_always_right_has_an_axis_too() -> None:
+    (line,) = summarise([row(after_each=[{"accuracy": 1.0}] * 3)])
+    assert "after-each-round" in [chart.name for chart in charts([line])]  # its axis has two ends, or this warns
+
+
 def test_names_are_not_formulas() -> None:
     (line,) = summarise([row("$\\alpha$<b>", forgetting=None, netscore=None)])
     for chart in charts([line]):

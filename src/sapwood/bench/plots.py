@@ -107,7 +107,7 @@ def _course(axes: Axes, lines: Sequence[Line], measure: str) -> bool:
         ends.append((xs[-1], middle[-1], label(line), colour))
     if not ends:
         return False
-    bottom = max(0.0, lowest // 10 * 10)
+    bottom = min(90.0, max(0.0, lowest // 10 * 10))
     axes.set_ylim(bottom, 100 + 0.03 * (100 - bottom))
     span = max(1, count - 1)
     axes.set_xlim(1 - 0.05 * span, count + 0.05 * span)
