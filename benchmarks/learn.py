@@ -3,7 +3,8 @@
     python benchmarks/learn.py [--json] [--size 112] [--pictures 160] [--epochs 3]
 
 A round of seq-lora on JPEG files, from reading them to the committed version, against the same number of training
-steps on one ready batch, in one process; and the bytes of the round's files against the declared tensors.
+steps on one ready batch, in one process; which share of the time between first and last step was spent waiting for
+batches; and the bytes of the round's files against the declared tensors.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import argparse
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ from PIL import Image
 from telling import tell
 from torch.nn import functional as F
 
-from sapwood import Learner
+from sapwood import Learner, training
 from sapwood.assembly import training_config
 from sapwood.training import build_optimizer
 
@@ -35,6 +38,34 @@ def write_pictures(folder: Path, count: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = rng.integers(0, 256, (15, 20, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=90)
+
+
+class Waiting:
+    """Stands in the trainer's way to its batches and counts the seconds that they are waited for."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.began = self.ended = math.nan
+        self._ask = training.grouped_pieces
+
+    def __call__(self, *asked: Any) -> Iterator[Any]:
+        """The batches, as the trainer would get them."""
+        pieces = iter(self._ask(*asked))
+        while True:
+            before = time.perf_counter()
+            if math.isnan(self.began):
+                self.began = before
+            found = next(pieces, None)
+            self.ended = time.perf_counter()
+            self.seconds += self.ended - before
+            if found is None:
+                return
+            yield found
+
+    @property
+    def share(self) -> float:
+        """Of the time from the first batch asked for to the end of the last epoch."""
+        return self.seconds / (self.ended - self.began)
 
 
 def bare_step_seconds(learner: Learner, size: int, repeats: int) -> float:
@@ -65,15 +96,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_pictures(folder / "pictures", options.pictures)
-        training = {"epochs": options.epochs, "validation": 0.0}
         learner = Learner.create(
             folder / "state",
             backbone=BACKBONE,
             method="seq-lora",
             image_size=options.size,
-            settings={"training": training},
+            settings={"training": {"epochs": options.epochs, "validation": 0.0}},
         )
         learner.network  # noqa: B018 - building the backbone is not part of a round
+        waiting = Waiting()
+        training.grouped_pieces = waiting
         began = time.perf_counter()
         learner.learn(folder / "pictures")
         whole = time.perf_counter() - began
@@ -85,6 +117,7 @@ def main() -> None:
     tensors = sum(size for path, size in files.items() if path.endswith(".safetensors"))
     found = {
         "learn_over_bare_steps": round(whole / (steps * step), 3),
+        "waiting_share": round(waiting.share, 4),
         "learn_seconds": round(whole, 2),
         "steps": steps,
         "step_seconds": round(step, 3),

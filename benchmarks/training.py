@@ -41,7 +41,7 @@ from sapwood.assembly import assemble, new_record, training_config, write_parts
 from sapwood.backbones import create_backbone
 from sapwood.data.mask_views import MaskBatch
 from sapwood.feeds import ViewFeed
-from sapwood.kinds.segmentation import MaskRound
+from sapwood.kinds.mask_round import MaskRound
 from sapwood.methods import find_method
 from sapwood.network import Network, Teacher
 from sapwood.progress import Progress

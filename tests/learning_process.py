@@ -1,10 +1,11 @@
 """A process that learns what it is told to and dies when it is told to; the fixture ``learning`` runs it.
 
 It imports once, then learns one round for each line of its input, each in a process of its own: {"state", "data",
-"task", "training", "restart", "die", "signal"}. "die" names a moment, and the process sends itself SIGKILL there, or
-the signal of this number: "training 7" is after the seventh step of the training, "features 1" the first batch of a
-pass, "before commit" and "after commit" what they say. Prints the child's process id, what it is doing, and at the end
-{"pid", "status"}.
+"task", "training", "restart", "cache", "die", "signal"}. "die" names a moment, and the process sends itself SIGKILL
+there, or the signal of this number: "training 7" is after the seventh step of the training, "features 1" the first
+batch of a pass, "hidden file 3" the third file of hidden states, opened and still empty, "before commit" and "after
+commit" what they say. "cache" is the user's cache folder. Prints the child's process id, what it is doing, and at the
+end {"pid", "status"}.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 
 from sapwood import learner as module
 from sapwood.errors import SapwoodError
+from sapwood.hidden_cache import HiddenCache
 from sapwood.learner import Learner
 from sapwood.progress import Progress
 
@@ -60,7 +62,23 @@ def around(function: Callable[..., None], moment: str | None) -> Callable[..., N
     return call
 
 
+def writing(moment: str | None) -> None:
+    digest, count = HiddenCache._digest, 0
+
+    def call(*arguments: Any) -> bytes:
+        nonlocal count
+        count += 1
+        if moment == f"hidden file {count}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return digest(*arguments)
+
+    HiddenCache._digest = call  # type: ignore[method-assign]
+
+
 def learn(job: dict[str, Any]) -> None:
+    if "cache" in job:
+        os.environ["SAPWOOD_CACHE"] = job["cache"]
+    writing(job.get("die"))
     module.commit_round = around(module.commit_round, job.get("die"))  # type: ignore[assignment]
     learner = Learner.open(job["state"])
     learner.learn(

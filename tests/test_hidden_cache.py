@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,74 @@ def test_half_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     cache.remove("one")
     assert "one" not in cache
     assert os.listdir(cache.folder)  # folders stay
+
+
+@pytest.fixture
+def disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """``disk(1000)``: of so many bytes, of which the cache's own files take their part."""
+
+    def holds(size: int) -> None:
+        def usage(path: Path) -> object:
+            return type("usage", (), {"free": size - sum(path.stat().st_size for path in files(folder))})
+
+        monkeypatch.setattr(hidden_cache.shutil, "disk_usage", usage)
+
+    return holds
+
+
+def kept(blocks: int, days: float) -> HiddenCache:
+    """Four views, 384 bytes, last used so long ago."""
+    cache = HiddenCache({"blocks": blocks}, (5, 4), torch.float32)
+    for number in range(4):
+        cache.put(str(number), numbers())
+    unused_for(cache, days)
+    return cache
+
+
+def unused_for(cache: HiddenCache, days: float) -> None:
+    then = time.time() - days * 24 * 3600
+    os.utime(cache.folder, (then, then))
+
+
+def there(*caches: HiddenCache) -> list[bool]:
+    return [cache.get("0") is not None for cache in caches]
+
+
+def test_the_longest_unused_settings_make_room(disk: Callable[[int], None]) -> None:
+    last, first, between = kept(1, 2), kept(2, 9), kept(3, 4)
+    own = HiddenCache(WHAT, (5, 4), torch.float32)
+    own.put("0", numbers())
+    unused_for(own, 99)
+    disk(1750)  # 502 bytes are free now, 886 without the first, 1270 without two
+    assert own.make_room(2) == 0  # there is room
+    assert own.make_room(6) == 2 * 384  # for 576 bytes, less than half of 1270
+    assert there(first, between, last, own) == [False, False, True, True]
+    assert own.make_room(6) == 0
+    assert set(os.listdir(own.folder.parent)) == {own.folder.name, last.folder.name}  # nothing is left aside
+
+
+def test_what_was_used_within_a_day_stays(disk: Callable[[int], None]) -> None:
+    recent, again, old = kept(1, 0.9), kept(2, 9), kept(3, 9)
+    again.use()
+    own = HiddenCache(WHAT, (5, 4), torch.float32)
+    own.use()
+    disk(1152 + 384)
+    assert own.make_room(6) == 0  # without the old one 768 bytes would be free, too few: it stays too
+    assert there(recent, again, old) == [True, True, True]
+    assert own.make_room(3) == 384
+    assert there(recent, again, old) == [True, True, False]
+
+
+def test_what_a_kill_left_half_removed_goes_first(disk: Callable[[int], None]) -> None:
+    half, old = kept(1, 0), kept(2, 9)
+    half.folder.rename(half.folder.with_name("." + half.folder.name))
+    own = HiddenCache(WHAT, (5, 4), torch.float32)
+    disk(768 + 100)
+    assert own.make_room(2) == 384
+    assert there(half, old) == [False, True]
+    assert os.listdir(own.folder.parent) == [old.folder.name]
+
+
+def test_nothing_asks_for_no_room(disk: Callable[[int], None]) -> None:
+    disk(0)
+    assert HiddenCache(WHAT, (5, 4), torch.float32).room_for(0)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sapwood.heads.base import Head
 from sapwood.heads.dense import DenseHead
-from sapwood.kinds.segmentation import MaskRound
+from sapwood.kinds.mask_round import MaskRound
 from sapwood.learner import Learner
 from sapwood.objectives.base import Outputs
 from sapwood.objectives.mib import ModellingTheBackground

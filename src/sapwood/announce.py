@@ -17,7 +17,7 @@ from sapwood.data.similar import similar_names
 from sapwood.kinds import Round
 from sapwood.kinds.base import task_names
 from sapwood.kinds.classification import PictureRound
-from sapwood.kinds.segmentation import MaskRound
+from sapwood.kinds.mask_round import MaskRound
 from sapwood.network import Network
 from sapwood.objectives import OBJECTIVES
 from sapwood.prefixes import first_adapted
@@ -177,7 +177,7 @@ def announce(
     names = {entry["id"]: entry["name"] for entry in record["classes"]}
     earlier = learned_pictures(state)
     shows = channels_shown(round_)
-    counts: list[int] = shows.sum(0).tolist()
+    counts = shows.counts()
     before = Counter(names.get(label) for _, label in earlier.values())
     masks = isinstance(round_, MaskRound)
     if prepared.config.cache_prefix:  # before anything is written
@@ -214,35 +214,59 @@ def announce(
     )
 
 
-def channels_shown(round_: Round) -> Tensor:
-    """Which channels each picture of a round shows: bool [n, K], those to train on first."""
-    shows = torch.zeros(len(round_), len(round_.names), dtype=torch.bool)
+@dataclass(frozen=True)
+class ChannelsShown:
+    """Which channels each picture of a round shows, those to train on first.
+
+    Attributes:
+        shown: the class of each picture, int64 [n]; of masks, which show several, bool [n, K].
+        channels: K, classes after the round.
+    """
+
+    shown: Tensor
+    channels: int
+
+    def counts(self) -> list[int]:
+        """How many pictures show each channel."""
+        of_each = self.shown.sum(0) if self.shown.dim() == 2 else torch.bincount(self.shown, minlength=self.channels)
+        found: list[int] = of_each.tolist()
+        return found
+
+    def of(self, channel: int) -> Tensor:
+        """Which pictures show it: bool [n]."""
+        return self.shown[:, channel] if self.shown.dim() == 2 else self.shown == channel
+
+
+def channels_shown(round_: Round) -> ChannelsShown:
+    """What the pictures of a round show, as small as it may be kept."""
+    channels = len(round_.names)
+    if isinstance(round_, PictureRound):
+        return ChannelsShown(torch.cat([round_.train_targets, round_.held_targets]), channels)
+    shows = torch.zeros(len(round_), channels, dtype=torch.bool)
     if isinstance(round_, MaskRound):
         present = torch.from_numpy(np.concatenate([round_.train.counts, round_.held.counts]) > 0)
         for value, channel in enumerate(round_.table.tolist()):
-            if channel < len(round_.names):
+            if channel < channels:
                 shows[:, channel] |= present[:, value]
-    elif isinstance(round_, PictureRound):
-        shows[torch.arange(len(round_)), torch.cat([round_.train_targets, round_.held_targets])] = True
-    return shows
+    return ChannelsShown(shows, channels)
 
 
 def _called_today(
     network: Network,
     prepared: Prepared,
     known: Sequence[str],
-    shows: Tensor,
+    shows: ChannelsShown,
     progress: Progress,
     check: Callable[[], None],
 ) -> Iterator[Called]:
     """Predictions of the present version for a sample of what is new."""
     round_, new = prepared.round, prepared.round.task.new
     rivals = taught(prepared.kind, known)
-    shows = shows[: len(round_.train)]
+    trained = len(round_.train)
     if len(new) > _LOOKED_AT:
         new = tuple(new[number * len(new) // _LOOKED_AT] for number in range(_LOOKED_AT))
     of_each = max(1, min(_OF_ONE_CLASS, _LOOKED_AT // max(1, len(new))))
-    chosen = sorted({index for channel in new for index in _spread(shows[:, channel], of_each)})
+    chosen = sorted({index for channel in new for index in _spread(shows.of(channel)[:trained], of_each)})
     if len(rivals) < 2 or not chosen:  # a single class is the answer to everything
         return
     sample = round_.train.subset(chosen)
@@ -251,7 +275,7 @@ def _called_today(
         row = confusion[channel]
         best, total = int(row.argmax()), int(row.sum())
         if best in rivals and row[best] >= _MOSTLY * total > 0:
-            looked_at = int(shows[chosen, channel].sum())
+            looked_at = int(shows.of(channel)[chosen].sum())
             yield Called(round_.names[channel], known[best], int(row[best]) / total, looked_at)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -24,6 +25,8 @@ FOLDER = "hidden"
 
 _DIGEST = 16  # bytes before the numbers
 _SHARE_OF_FREE = 0.5
+_UNUSED = 24 * 60 * 60.0
+"""Seconds after which nobody is taken to read a folder any more."""
 
 
 class HiddenCache:
@@ -31,6 +34,7 @@ class HiddenCache:
 
     A file holds a digest of its name, of ``what`` and of its numbers: what is cut short, damaged or another's is not
     there, and is computed anew. It is written under another name and then renamed, so that nobody sees half of it.
+    The files of one ``what`` have a folder, whose own time of change is that of the last ``use``.
 
     Args:
         what: all that the numbers depend on besides the view, JSON-ready.
@@ -53,9 +57,40 @@ class HiddenCache:
         """Bytes on disk of one view."""
         return _DIGEST + torch.Size(self.shape).numel() * self.dtype.itemsize
 
+    def use(self) -> None:
+        """Note that this is in use: for a day nobody removes it to make room."""
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            os.utime(self.folder)
+
     def room_for(self, views: int) -> bool:
         """Whether so many would take less than half of what is free where they lie."""
-        return views * self.bytes_each < _SHARE_OF_FREE * shutil.disk_usage(cache_dir()).free
+        return not views or self._fits(views)
+
+    def make_room(self, views: int) -> int:
+        """Remove what other settings have left, the longest unused first, until there is room for so many views.
+
+        Nothing that was used within the last day, which another process may be reading, and nothing at all where that
+        would not be enough.
+
+        Returns:
+            Bytes that were freed.
+        """
+        if self.room_for(views):
+            return 0
+        unused = [(folder, _bytes_in(folder)) for folder in self._unused()]
+        if not self._fits(views, sum(size for _, size in unused)):
+            return 0
+        freed = 0
+        for folder, size in unused:
+            aside = folder.with_name(f".{folder.name.lstrip('.')}")
+            with suppress(OSError):  # another process was faster
+                os.rename(folder, aside)  # what a kill leaves here has a name by which nobody reads
+                shutil.rmtree(aside, ignore_errors=True)
+                freed += size
+            if self.room_for(views):
+                break
+        return freed
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a file of the right size; ``get`` looks at what is in it."""
@@ -99,6 +134,18 @@ class HiddenCache:
         with suppress(OSError):
             self._path(name).unlink()
 
+    def _fits(self, views: int, more: int = 0) -> bool:
+        return views * self.bytes_each < _SHARE_OF_FREE * (shutil.disk_usage(cache_dir()).free + more)
+
+    def _unused(self) -> list[Path]:
+        """Folders of other settings, half-removed ones first, then the longest unused."""
+        ages, now = dict[Path, float](), time.time()
+        for folder in self.folder.parent.glob("*"):
+            if folder.is_dir() and folder != self.folder:
+                with suppress(OSError):  # another process removes it
+                    ages[folder] = float("inf") if folder.name.startswith(".") else now - folder.stat().st_mtime
+        return sorted((folder for folder, age in ages.items() if age > _UNUSED), key=lambda folder: -ages[folder])
+
     def _path(self, name: str) -> Path:
         key = hashlib.sha256(name.encode()).hexdigest()
         return self.folder / key[:2] / key[2:34]
@@ -107,6 +154,14 @@ class HiddenCache:
         found = hashlib.blake2b(f"{self.what} {name} ".encode(), digest_size=_DIGEST)
         found.update(numbers)
         return found.digest()
+
+
+def _bytes_in(folder: Path) -> int:
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def why(error: OSError) -> str:

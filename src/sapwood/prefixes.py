@@ -19,7 +19,7 @@ from sapwood.backbones.split import Split
 from sapwood.data.loader import Batch, Views, batches, grouped
 from sapwood.data.store import PictureStore
 from sapwood.data.transforms import eval_view, train_view, view_key
-from sapwood.errors import ConfigError
+from sapwood.errors import ConfigError, SapwoodError
 from sapwood.feeds import PictureFeed
 from sapwood.hidden_cache import HiddenCache, why
 from sapwood.network import Network, Teacher
@@ -27,7 +27,10 @@ from sapwood.objectives.base import Outputs
 from sapwood.observing import outputs_of
 from sapwood.operations import Tally
 from sapwood.progress import Progress
+from sapwood.settings import TrainingConfig
 from sapwood.world import WHOLE, Part, part
+from sapwood.world.machine import local_rank
+from sapwood.world.pieces import asked
 from sapwood.world.sums import either
 
 _ASIDE = frozenset({"maps", "attention"})
@@ -62,12 +65,26 @@ def first_adapted(network: Network, needs: Collection[str], kind: str) -> int:
         raise ConfigError(f"{kept}, but the adapter looks at whole pictures; leave it out")
     if aside := _ASIDE & set(needs):
         raise ConfigError(f"{kept}, but the objective compares the {' and '.join(sorted(aside))} of all; leave it out")
-    if blocks := min(site.block for site in adapter.sites):
+    if blocks := blocks_below(network):
         return blocks
     last = max(1, backbone.info.depth // 3)
     raise ConfigError(
         f"{kept}, but it begins in the first; leave the option out, or make a state with --set adapter.blocks=-{last}:"
     )
+
+
+def blocks_below(network: Network) -> int:
+    """How many blocks training neither changes nor differentiates; 0 where the backbone cannot go on from there."""
+    adapter = network.adapter
+    if not isinstance(network.backbone, Split) or adapter.trains_backbone or type(adapter).plan is not Adapter.plan:
+        return 0
+    return min((site.block for site in adapter.sites), default=0)
+
+
+def kept_views(config: TrainingConfig) -> int:
+    """Views of each picture to train on whose hidden states are kept."""
+    turns = min(config.cache_prefix, config.epochs)
+    return turns if config.augment else min(turns, 1)
 
 
 class HiddenBatch(NamedTuple):
@@ -114,35 +131,40 @@ class PrefixFeed(PictureFeed):
 
         Where processes learn together each computes a part, and reads what the others wrote.
         """
-        views, written, failure = len(self.store) * self.turns, list[str](), ""
+        views, written, missing = len(self.store) * self.turns, list[str](), list[list[int]]()
         if not views:
             return
         cache, mine = self._opened(), part()
         size = f"{views * cache.bytes_each / 1e6:.1f} MB"
-        try:
+
+        def look() -> None:
+            nonlocal size
             size += f" in {cache.folder}"
-            missing = [self._missing(cache, turn) for turn in range(self.turns)]
-            lacking = sum(map(len, missing))
-            if not cache.room_for(lacking):
+            cache.use()
+            missing.extend(self._missing(cache, turn) for turn in range(self.turns))
+            if local_rank():  # the first here looks at the disk for all, before any of them writes
+                return
+            if freed := cache.make_room(sum(map(len, missing))):
+                progress.note(f"removed {freed / 1e6:.1f} MB of hidden states of other settings, unused for a day")
+            if not cache.room_for(sum(map(len, missing))):
                 raise OSError(errno.ENOSPC, "")
-            progress.start(f"blocks 0-{self.blocks - 1}", lacking)
+
+        def compute() -> None:
+            progress.start(f"blocks 0-{self.blocks - 1}", sum(map(len, missing)))
             for turn, places in enumerate(missing):
                 for batch in (tally or Tally()).over(self._together(turn, places, mine)):
                     check()
                     self._keep(cache, turn, batch, places, written)
                     progress.advance(len(batch.targets))
             progress.finish()
-        except OSError as error:
-            failure = why(error)
-        (failed,) = either(bool(failure))
-        if not failed:
+
+        if not (failure := _failure(look) or _failure(compute)):
             self.cache = cache
-            progress.note(f"hidden states of {views} views ({views - lacking} were there): {size}")
+            progress.note(f"hidden states of {views} views ({views - sum(map(len, missing))} were there): {size}")
             return
         for name in written:
             cache.remove(name)
-        reason = failure or "another process could not write"
-        progress.note(f"hidden states are not kept ({size}: {reason}); every step computes them anew")
+        progress.note(f"hidden states are not kept ({size}: {failure}); every step computes them anew")
 
     def batches(self, epoch: int, start: int, size: int | None = None, part: Part = WHOLE) -> Iterable[Any]:
         """The batches of an epoch from the ``start``-th on, ``size`` pictures instead of the usual, in part."""
@@ -151,6 +173,7 @@ class PrefixFeed(PictureFeed):
         if self.cache is None:
             views = self._views(turn)
             return batches(self.store, self.targets, views, batch_size=size or self.batch_size, order=order, **options)
+        self.cache.use()
         read = partial(_read, self.cache, partial(view_name, self.store, self._views(turn)), self.targets)
         found = grouped(read, order, batch_size=size or self.batch_size, **options)
         return self._whole(self.cache, turn, found)
@@ -218,6 +241,8 @@ class PrefixFeed(PictureFeed):
         for batch in read:
             if rows := list(batch.missing):
                 indices = batch.indices[rows].tolist()
+                if asked():
+                    self._refuse_missing(cache, [view_name(self.store, views, index) for index in indices])
                 images = torch.from_numpy(np.stack([views.of(self.store, index) for index in indices]))
                 batch.hidden[rows] = found = self._hidden(images)
                 for index, hidden in zip(indices, found, strict=True):
@@ -225,11 +250,31 @@ class PrefixFeed(PictureFeed):
                         cache.put(view_name(self.store, views, index), hidden)
             yield batch
 
+    def _refuse_missing(self, cache: HiddenCache, names: list[str]) -> None:
+        """What one process lacks all would have to compute, and they do not know of it."""
+        for name in names:
+            cache.remove(name)
+        raise SapwoodError(
+            f"hidden states of {len(names)} pictures are not, or no longer, in {cache.folder}, and a process with a "
+            "piece of the backbone cannot compute them; give all machines one SAPWOOD_CACHE, and the same command again"
+        )
+
+
+def _failure(work: Callable[[], None]) -> str:
+    """Why the disk refuses some work, here or where another process does the same; nothing if it does not."""
+    failure = ""
+    try:
+        work()
+    except OSError as error:
+        failure = why(error)
+    (failed,) = either(bool(failure))
+    return failure or ("another process could not write" if failed else "")
+
 
 def view_name(store: PictureStore, views: Views, index: int) -> str:
     """Of the view of one picture; what was decoded at another size is another picture."""
     sha256 = store.sha256[index]
-    height, width = store[index].shape[:2]
+    height, width = store.size(index)
     shown = view_key(views.seed, views.task, views.epoch, sha256) if views.augment else "plain"
     return f"{sha256} {height}x{width} {shown}"
 

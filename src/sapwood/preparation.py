@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sapwood import world
 from sapwood.assembly import training_config
 from sapwood.data.names import class_name
 from sapwood.errors import ConfigError, DataError
@@ -20,6 +21,7 @@ from sapwood.progress import Progress
 from sapwood.rounds import plan_of
 from sapwood.settings import TrainingConfig, build, plain
 from sapwood.state import State
+from sapwood.world.machine import first_of_machine
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,13 @@ def prepare_round(
     check_kind(state, data)
     size, info = record["image_size"], record["backbone"]
     load = partial(
-        kind.load, size=size, progress=progress, skip_bad=skip_bad, workers=config.workers, least=info["patch"]
+        kind.load,
+        size=size,
+        progress=progress,
+        skip_bad=skip_bad,
+        workers=config.workers,
+        least=info["patch"],
+        share=first_of_machine if world.size() > 1 else None,
     )
     store = load(kind.read(data, unlabelled=unlabelled))
     tests = None if test is None else load(kind.read_tests(test))

@@ -25,11 +25,12 @@ from sapwood.network import Network, Teacher
 from sapwood.objectives.base import Objective, Outputs
 from sapwood.operations import Tally
 from sapwood.passing import Rows
-from sapwood.prefixes import PrefixFeed, first_adapted
+from sapwood.prefixes import PrefixFeed, first_adapted, kept_views
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.state import State, TrainingFolder
 from sapwood.training import Checkpoints, Stop, Trained, train
+from sapwood.world.pieces import check_frozen, in_pieces, whole
 from sapwood.world.sums import summed
 
 
@@ -103,7 +104,8 @@ def learn_round(
                 each.fill(progress, stop.check, tally)
         objective.before_task(partial(_pictures, data, config, stop, tally), partial(_told, teacher), task)
         watching = network.watching(_watched(objective, teacher))
-        with watching, head.training_mode(True), attending(network.backbone, attention):
+        shared = in_pieces(network.backbone, network.backbone.maps)
+        with watching, head.training_mode(True), attending(network.backbone, attention), shared:
             trained = train(
                 network,
                 objective,
@@ -157,8 +159,8 @@ def _prefix_feeds(
     blocks = first_adapted(network, objective.needs, "classification" if isinstance(data, PictureRound) else "masks")
     assert isinstance(data, PictureRound)
     views = Views(data.size, augment=config.augment, seed=data.task.seed, task=data.task.index)
-    turns, size, workers = min(config.cache_prefix, config.epochs), config.batch_size, config.workers
-    shown: dict[str, Any] = {"turns": turns, "balanced": config.balance == "auto"}
+    size, workers = config.batch_size, config.workers
+    shown: dict[str, Any] = {"turns": kept_views(config), "balanced": config.balance == "auto"}
     return (
         PrefixFeed(network, blocks, data.train, data.train_targets, views, size, workers, **shown),
         PrefixFeed(network, blocks, data.held, data.held_targets, views, size, workers),
@@ -185,7 +187,7 @@ def _told(teacher: Teacher | None, batch: Any) -> Outputs | None:
 
 def _validate(network: Network, data: Round, feed: Feed) -> float | None:
     """Between epochs: the network as it predicts, and nothing that only the loss looks at."""
-    with network.head.training_mode(False), network.watching(()):
+    with network.head.training_mode(False), network.watching(()), whole(network.backbone):
         return data.validate(network, feed)
 
 
@@ -219,7 +221,11 @@ def begin_round(
 
     Returns:
         What is the fastest here, or of a half-learned round what it began with.
+
+    Raises:
+        ConfigError: the backbone is to be sharded, but trains.
     """
+    check_frozen(network.backbone)
     if where != "new":
         return (training.plan() or {}).get("attention", "sdpa")
     attention = fastest_attention(network.backbone, batch_size) if network.adapter.moves else "sdpa"

@@ -19,7 +19,8 @@ from sapwood.data.pictures import Picture, Pictures
 from sapwood.errors import ConfigError, DataError
 from sapwood.heads.dense import DenseConfig, DenseHead
 from sapwood.kinds import KINDS, kind_of
-from sapwood.kinds.segmentation import MaskRound, Segmentation
+from sapwood.kinds.mask_round import MaskRound
+from sapwood.kinds.segmentation import Segmentation
 from sapwood.objectives.base import Outputs
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig

@@ -8,31 +8,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from sapwood.data.loader import Batch, Views
-from sapwood.data.pictures import Pictures, as_picture
+from sapwood.data.pictures import Pictures
 from sapwood.data.store import PictureStore
-from sapwood.errors import Interrupted
+from sapwood.errors import Interrupted, SapwoodError
 from sapwood.hidden_cache import HiddenCache
 from sapwood.kinds import KINDS
 from sapwood.network import Network, Teacher
 from sapwood.objectives import OBJECTIVES
-from sapwood.prefixes import HiddenBatch, PrefixFeed
+from sapwood.prefixes import HiddenBatch
 from sapwood.progress import Progress
 from sapwood.rounds import learn_round
 from sapwood.settings import TrainingConfig
 from sapwood.task import Task
 from sapwood.training import Stop
 
-from .helpers import SIDE, network
+from .helpers import COUNT, SIDE, Heard, feed, network, pictures
 
 Whole = Callable[[TrainingConfig], dict[str, Tensor]]
 
-COUNT = 40
 CONFIG = TrainingConfig(epochs=2, batch_size=8, precision="fp32", lr=2e-3, augment=False, cache_prefix=1)
 
 
@@ -40,25 +38,6 @@ CONFIG = TrainingConfig(epochs=2, batch_size=8, precision="fp32", lr=2e-3, augme
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SAPWOOD_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-class Heard(Progress):
-    """What was said and done, and a stop after so many units of a kind of work."""
-
-    def __init__(self, stop: Stop | None = None, what: str = "", after: int = 0) -> None:
-        self.stop, self.at, self.after = stop, what, after
-        self.doing, self.done, self.notes = "", dict[str, int](), list[str]()
-
-    def start(self, what: str, total: int, done: int = 0) -> None:
-        self.doing = what
-
-    def advance(self, units: int, **facts: float) -> None:
-        self.done[self.doing] = self.done.get(self.doing, 0) + units
-        if self.stop is not None and self.doing == self.at and self.done[self.doing] >= self.after:
-            self.stop.requested = True
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 class Kept:
@@ -79,27 +58,6 @@ class Kept:
 
     def kept_rows(self, what: str) -> None:
         """Nothing."""
-
-
-def pictures(classes: str = "ab", size: int = 36, seed: int = 0, count: int = COUNT) -> PictureStore:
-    random = np.random.default_rng([seed, *map(ord, classes)])
-    base = random.integers(60, 200, (len(classes), 3))
-    made = [
-        as_picture(
-            (base[index % len(classes)] + random.integers(-40, 40, (size, size + 4, 3))).clip(0, 255).astype(np.uint8),
-            name=str(index),
-            label=classes[index % len(classes)],
-        )
-        for index in range(count)
-    ]
-    return PictureStore(Pictures(made), 35)
-
-
-def feed(model: Network, store: PictureStore, views: Views | None = None, **options: Any) -> PrefixFeed:
-    targets = torch.tensor([int(label == "b") for label in store.pictures.labels])
-    return PrefixFeed(
-        model, 1, store, targets, views or Views(SIDE, augment=True), 8, options.pop("workers", 0), **options
-    )
 
 
 def close(model: Network, others: Mapping[str, Tensor]) -> bool:
@@ -200,6 +158,21 @@ def test_damaged_and_removed_files_are_computed_anew(folder: Path) -> None:
     for one, two in zip(before, after, strict=True):
         torch.testing.assert_close(one.hidden, two.hidden, rtol=1e-5, atol=1e-6)
     assert not any(batch.missing for batch in kept.batches(0, 0))
+
+
+def test_with_a_piece_of_the_backbone_one_process_computes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = feed(network(), pictures())
+    kept.fill(Progress())
+    path = next(path for path in (folder / "hidden").rglob("*") if path.is_file())
+    path.write_bytes(bytes(path.stat().st_size))
+    with monkeypatch.context() as patch:
+        patch.setattr("sapwood.prefixes.asked", lambda: True)
+        with pytest.raises(SapwoodError, match=r"hidden states of 1 pictures are not, or no longer, in .*/hidden/"):
+            list(kept.batches(0, 0))
+    kept.fill(heard := Heard())
+    assert heard.notes[0].startswith(f"hidden states of {COUNT} views ({COUNT - 1} were there)")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from sapwood.learner import Learner
 from sapwood.progress import Progress
 from sapwood.state import State
 
-from .conftest import Learning, Started
+from .conftest import FIRST, Learning, Started
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes here are forked")
 
@@ -154,6 +155,34 @@ def test_the_first_rounds_pictures_may_be_gone(learning: Learning, started: Star
     finally:
         away.rename(started.first)
     started.undisturbed("lora+lwf", state)
+
+
+def test_killed_while_hidden_states_are_kept(learning: Learning, started: Started, tmp_path: Path) -> None:
+    def learned(name: str, **job: Any) -> tuple[int, list[int]]:
+        """Exit status, and for each feed how many views were still to be computed."""
+        if not (tmp_path / name).exists():
+            settings = {"adapter": {"blocks": "-1"}, "training": FIRST | {"cache_prefix": 2}}
+            options = {"method": "lora+lwf", "image_size": 28, "settings": settings}
+            Learner.create(tmp_path / name, backbone="random:dinov2-tiny", **options)
+        status, said = learning(tmp_path / name, started.second, cache=str(tmp_path / f"{name} cache"), **job)
+        return status, [facts["total"] for facts in said if facts.get("doing") == "blocks 0-0"]
+
+    def files(name: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+
+    assert learned("whole") == (0, [2 * 44, 4])
+    (tmp_path / "killed cache").mkdir()  # with the attention that is the fastest here: bits depend on it
+    shutil.copy(tmp_path / "whole cache" / "attention.json", tmp_path / "killed cache")
+    assert learned("killed", die="hidden file 20") == (-signal.SIGKILL, [2 * 44])
+    assert learned("killed", die="training 7") == (-signal.SIGKILL, [2 * 44 - 19, 4])
+    assert learned("killed") == (0, [0, 0])
+    kept, found = files("whole cache/hidden"), files("killed cache/hidden")
+    assert len(kept) == 2 * 44 + 4
+    assert {name: found[name] for name in kept} == kept
+    assert [found[name] for name in found.keys() - kept.keys()] == [b""]  # where the first kill fell
+    whole, killed = files("whole/tasks"), files("killed/tasks")
+    assert [name for name in whole if name.endswith(".safetensors")]
+    assert all(killed[name] == content for name, content in whole.items() if name.endswith(".safetensors"))
 
 
 class Note(Progress):

@@ -18,14 +18,18 @@ TRAINING = {"epochs": 1, "batch_size": 4, "precision": "fp32", "lr": 1e-3, "bala
 PICTURES = ("lora+ewc", "inflora", "seq-lora+ridge")
 # The other objectives for masks are made of the same parts as these.
 MASKS = ("clora", "clora+mib", "clora+plop", "clora+rcil", "clora+sats", "clora+ssul", "clora+dkd")
+PIECES = ("inflora", "lora+ewc", "clora+sats")
+"""Learned again with the backbone in pieces: folded weights, gradients outside steps, hooks in blocks, a teacher."""
 IGNORING = ("clora", "clora+mib", "clora+plop", "clora+dkd", "clora+ssul")
 """Learned with masks in which some pictures have more labelled pixels than others."""
 
 
-def jobs(folder: Path, pictures: list[Path], masks: list[Path]) -> list[dict[str, Any]]:
+def jobs(
+    folder: Path, pictures: list[Path], masks: list[Path], methods: tuple[str, ...] = PICTURES + MASKS
+) -> list[dict[str, Any]]:
     """Rounds of 13 pictures, ten to train on: the last batch has two, one for each, or one, on loan to the second."""
     made: list[dict[str, Any]] = []
-    for method in PICTURES + MASKS:
+    for method in methods:
         drawn = method in MASKS
         training = TRAINING | ({"batch_size": 3} if drawn else {})
         made.append(
@@ -49,21 +53,29 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def learned(folders: Path, start: Start, picture_folder: Callable[..., Path], mask_folder: Callable[..., Path]) -> Path:
-    """Folders ``1`` and ``2``: the states that one process and two have made of the same pictures."""
+def learned(
+    folders: Path,
+    start: Start,
+    picture_folder: Callable[..., Path],
+    mask_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """Folders ``1``, ``2`` and ``pieces``: what one process, two, and two that share the backbone made of pictures."""
     if not (folders / "2").is_dir():
         pictures = [picture_folder(names, 6, name="-".join(names)) for names in (["ant", "bee"], ["cat", "dog"])]
         masks = [
             mask_folder(["ant", "bee"], 12, name="first-masks", size=(40, 60)),
             mask_folder(["cat", "dog"], 12, also=["bee"], name="second-masks", size=(40, 60)),
         ]
-        for processes in (1, 2):
-            (folders / str(processes)).mkdir()
-            plan = folders / f"{processes}.json"
-            plan.write_text(json.dumps(jobs(folders / str(processes), pictures, masks)))
+        for name, processes, methods in (("1", 1, PICTURES + MASKS), ("2", 2, PICTURES + MASKS), ("pieces", 2, PIECES)):
+            (folders / name).mkdir()
+            plan = folders / f"{name}.json"
+            plan.write_text(json.dumps(jobs(folders / name, pictures, masks, methods)))
+            monkeypatch.setenv("ACCELERATE_USE_FSDP", str(name == "pieces").lower())
             process = start(processes, ROOT / "tests" / "world" / "together.py", processes, plan)
-            _, errors = process.communicate(timeout=240)
+            output, errors = process.communicate(timeout=240)
             assert process.returncode == 0, errors
+            (folders / name / "held").write_text(output)
     return folders
 
 
@@ -91,3 +103,20 @@ def test_two_learn_what_one_learns(learned: Path, name: str) -> None:
     with torch.no_grad():
         ours, theirs = first.network.predict(images), second.network.predict(images)
     assert torch.allclose(ours, theirs, atol=5e-3, rtol=1e-2), float((ours - theirs).abs().max())
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_backbone_in_pieces_learns_bit_for_bit_the_same(learned: Path, name: str) -> None:
+    files = sorted((learned / "2" / name / "tasks").rglob("*.safetensors"))
+    assert len(files) >= 4
+    for file in files:
+        assert (learned / "pieces" / file.relative_to(learned / "2")).read_bytes() == file.read_bytes(), file
+
+
+def test_each_process_holds_its_piece(learned: Path) -> None:
+    shares = [json.loads(line) for line in (learned / "pieces" / "held").read_text().splitlines()]
+    assert [len(each) for each in shares] == [len(PIECES)] * 2
+    assert all(0.45 < share < 0.55 for each in shares for share in each)
+    assert sum(map(sum, shares)) == pytest.approx(len(PIECES))
+    whole = [json.loads(line) for line in (learned / "2" / "held").read_text().splitlines()]
+    assert whole == [[1.0] * len(PICTURES + MASKS)] * 2

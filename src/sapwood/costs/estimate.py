@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from sapwood.backbones.base import height_width
+from sapwood.backbones.split import Split
 from sapwood.kinds import Round
 from sapwood.network import Network
+from sapwood.prefixes import blocks_below, kept_views
 from sapwood.settings import TrainingConfig
 
 # A step differentiates with respect to inputs as well: about one more forward, and a little for the factors.
@@ -37,28 +39,52 @@ class Estimate:
 
 
 def estimate_round(network: Network, config: TrainingConfig, data: Round) -> Estimate:
-    """Time and memory of a round, measured on a small batch of blank pictures before it begins."""
+    """Time and memory of a round, measured on a small batch of blank pictures before it begins.
+
+    Of hidden states that are kept (``cache_prefix``) none is taken to be on disk yet.
+    """
     trains = network.adapter.moves and not (config.adapt == "first" and data.task.index > 0)
     pictures = len(data)
     count = min(8, config.batch_size)
     height, width = height_width(data.size)
     blank = torch.zeros(count, height, width, 3, dtype=torch.uint8)
     with torch.no_grad():
-        network.tokens(blank)
-        began = time.perf_counter()
-        network.tokens(blank)
-        forward = (time.perf_counter() - began) / count
+        frozen, rest = (seconds / count for seconds in _forward_seconds(network, blank))
     full = network.adapter.trains_backbone
     weights = sum(_bytes(tensor) for tensor in network.parameters())
     if not trains:
-        return Estimate(forward * pictures, weights)
+        return Estimate((frozen + rest) * pictures, weights)
     per_step = _FULL_STEP_OVER_FORWARD if full else _STEP_OVER_FORWARD
     passes = 1 if network.head.wants_features else 0
+    views = pictures * config.epochs
+    # What is held out has one view.
+    looked_at = len(data.train) * kept_views(config) + len(data.held) if config.cache_prefix else views
     trained = sum(_bytes(parameter) for parameter in network.trainable().values())
     return Estimate(
-        forward * pictures * (per_step * config.epochs + passes),
+        frozen * looked_at + per_step * rest * views + (frozen + rest) * pictures * passes,
         weights + 3 * trained + _kept_activations(network, blank[:1]) * config.batch_size,
     )
+
+
+def _forward_seconds(network: Network, images: Tensor) -> tuple[float, float]:
+    """Seconds of the blocks below the first adapted one, and of the rest of a forward."""
+    network.tokens(images)  # what the first one sets up
+    backbone, blocks = network.backbone, blocks_below(network)
+    began = between = _now(network)
+    if isinstance(backbone, Split) and blocks:
+        grid = (images.shape[1] // backbone.info.patch, images.shape[2] // backbone.info.patch)
+        hidden = backbone.prefix(network.pixels(images), blocks)
+        between = _now(network)
+        network.resume(hidden, blocks, grid)
+    else:
+        network.tokens(images)
+    return between - began, _now(network) - between
+
+
+def _now(network: Network) -> float:
+    if network.device.type == "cuda":
+        torch.cuda.synchronize(network.device)
+    return time.perf_counter()
 
 
 def _kept_activations(network: Network, picture: Tensor) -> int:

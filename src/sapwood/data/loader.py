@@ -8,16 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sapwood.data.kept import KeptPictures
+from sapwood.data.reading import each, usable_threads
 from sapwood.data.store import PictureStore
 from sapwood.data.transforms import eval_view, train_view, view_key
-from sapwood.errors import ConfigError
+from sapwood.errors import ConfigError, DataError
 from sapwood.world import WHOLE, Part
 
 T = TypeVar("T")
@@ -57,15 +59,18 @@ class Views:
 class Batches(Generic[T]):
     """Iterable over batches, again and again the same; ``len`` counts those that will come."""
 
-    def __init__(self, loader: DataLoader[T], count: int) -> None:
-        self._loader = loader
+    def __init__(self, again: Callable[[], Iterator[T | DataError]], count: int) -> None:
+        self._again = again
         self._count = count
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[T]:
-        return iter(self._loader)
+        for batch in self._again():
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
 
 
 def batches(
@@ -95,8 +100,13 @@ def batches(
     if len(targets) != len(store):
         raise ValueError(f"{len(targets)} targets for {len(store)} pictures")
     order = range(len(store)) if order is None else order
-    options = {"batch_size": batch_size, "start": start, "workers": workers}
+    options = {"batch_size": batch_size, "start": start, "workers": workers, "threads": decoding_threads(store)}
     return grouped(partial(_batch, store, targets, views), order, part=part, **options)
+
+
+def decoding_threads(store: KeptPictures[Any]) -> int:
+    """Threads for a process that makes views of a store itself: one, unless pictures have to be decoded for them."""
+    return usable_threads() if store.anew else 1
 
 
 def grouped(
@@ -106,18 +116,21 @@ def grouped(
     batch_size: int,
     start: int,
     workers: int,
+    threads: int = 1,
     part: Part = WHOLE,
 ) -> Batches[T]:
     """What ``read`` makes of ``part`` of each ``batch_size`` indices of ``order``, from the ``start``-th batch on.
 
-    ``read`` runs in ``workers`` processes, or in this one if there are none; it must be picklable.
+    ``read`` runs in ``workers`` processes, or in ``threads`` of this one if there are none; it must be picklable.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
     indices = [int(index) for index in order]
     wholes = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
     groups = [part.of(whole) for whole in wholes[start:]]
-    loader: DataLoader[T] = DataLoader(
+    if not workers and threads > 1:
+        return Batches(lambda: each(read, groups, threads, ahead=1), len(groups))
+    loader: DataLoader[T | DataError] = DataLoader(
         _Groups(read),
         batch_size=None,
         sampler=groups,  # each "index" is the list of a whole batch
@@ -126,7 +139,7 @@ def grouped(
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         generator=torch.Generator().manual_seed(0),  # else the loader draws from the global one
     )
-    return Batches(loader, len(groups))
+    return Batches(lambda: iter(loader), len(groups))
 
 
 def epoch_order(count: int, seed: int, task: int, epoch: int) -> np.ndarray:
@@ -187,11 +200,17 @@ def _batch(store: PictureStore, targets: Tensor, views: Views, indices: list[int
     return Batch(torch.from_numpy(images), targets[where], where)
 
 
-class _Groups(Dataset[T]):
-    """Maps the indices of a batch to the batch: one item is one batch, so nothing needs collating."""
+class _Groups(Dataset[T | DataError]):
+    """Maps the indices of a batch to the batch: one item is one batch, so nothing needs collating.
+
+    A ``DataError`` is given, not raised: raised in a worker, it would arrive as a traceback in a message.
+    """
 
     def __init__(self, read: Callable[[list[int]], T]) -> None:
         self.read = read
 
-    def __getitem__(self, indices: list[int]) -> T:
-        return self.read(indices)
+    def __getitem__(self, indices: list[int]) -> T | DataError:
+        try:
+            return self.read(indices)
+        except DataError as error:
+            return error

@@ -14,7 +14,7 @@ import torch
 from PIL.Image import Resampling
 from torch import Tensor
 
-from sapwood.data.loader import Batches, grouped
+from sapwood.data.loader import Batches, decoding_threads, grouped
 from sapwood.data.mask_store import MaskStore
 from sapwood.data.transforms import random_crop, resized, view_key
 from sapwood.errors import ConfigError
@@ -75,7 +75,7 @@ class MaskViews:
         """What makes the view of pixels that lie as the picture's do."""
         if not self.augment:
             return lambda pixels, method: resized(pixels, self.size, method=method)
-        height, width = store[index].shape[:2]
+        height, width = store.size(index)
         aspect = self.size[1] / self.size[0]
         key = view_key(self.seed, self.task, self.epoch, store.sha256[index])
         crop = random_crop(width, height, key, _SCALE, (_JITTER[0] * aspect, _JITTER[1] * aspect))
@@ -104,7 +104,7 @@ def mask_batches(
         part: the piece of every batch that comes.
     """
     order = range(len(store)) if order is None else order
-    options = {"batch_size": batch_size, "start": start, "workers": workers}
+    options = {"batch_size": batch_size, "start": start, "workers": workers, "threads": decoding_threads(store)}
     return grouped(partial(_batch, store, views), order, part=part, **options)
 
 

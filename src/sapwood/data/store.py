@@ -1,32 +1,21 @@
-"""Decoded pictures at working size: each file is read and decoded once."""
+"""Decoded pictures at working size: each file is read and decoded once, or at every look where there is no room."""
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
-from sapwood.data.buffer import PixelBuffer
 from sapwood.data.decode import DEFAULT_PIXEL_LIMIT, decode_with_sha256
-from sapwood.data.names import shown
+from sapwood.data.kept import KeptPictures, Look, Share, refuse_bad
 from sapwood.data.pictures import Picture, Pictures
-from sapwood.errors import DataError
-
-_AHEAD = 4  # pictures decoded ahead, per worker
-_MOST_THREADS = 8
 
 BUDGET = 512 * 2**20
 """Bytes of decoded pixels kept in memory."""
 
-T = TypeVar("T")
 
-
-class PictureStore:
+class PictureStore(KeptPictures[Pictures]):
     """Decoded pictures, uint8 [H, W, 3] each, in memory up to a budget and on disk beyond it.
 
     Args:
@@ -37,14 +26,19 @@ class PictureStore:
         workers: decoding threads; 0 takes one per processor, at most eight.
         progress: called with (done, total) after each picture, from the calling thread.
         budget: bytes kept in memory; what is beyond goes to a temporary file.
+        limit: bytes kept in that file; a picture beyond it is read and checked like all, and decoded anew at every
+            look. None: half of what is free on its disk now, at most 64 GiB.
+        share: where processes learn together: the first of each machine decodes, the others read its file.
 
     Attributes:
         pictures: the readable ones.
         bad: (name, reason) of the others.
         sha256: of each readable picture's bytes.
+        anew: how many are decoded at every look.
 
     Raises:
-        DataError: pictures cannot be read and ``skip_bad`` is off, or a class has no readable picture.
+        DataError: pictures cannot be read and ``skip_bad`` is off, or a class has no readable picture; at a look, that
+            a picture is no longer what it was.
     """
 
     def __init__(
@@ -57,114 +51,25 @@ class PictureStore:
         workers: int = 0,
         progress: Callable[[int, int], None] | None = None,
         budget: int = BUDGET,
+        limit: int | None = None,
+        share: Share | None = None,
     ) -> None:
-        digests: list[str] = []
-        buffer = PixelBuffer(budget)
-        good: list[int] = []
-        bad: list[tuple[str, str]] = []
-        try:
-            decoding = partial(decode_with_sha256, shorter=shorter, pixel_limit=pixel_limit)
-            for index, outcome in enumerate(each(decoding, pictures, workers)):
-                if isinstance(outcome, DataError):
-                    bad.append(name_and_reason(outcome, pictures[index].name))
-                else:
-                    buffer.append(outcome.pixels)
-                    digests.append(outcome.sha256)
-                    good.append(index)
-                if progress is not None:
-                    progress(index + 1, len(pictures))
-        except BaseException:
-            buffer.abandon()
-            raise
-        buffer.close()
-        self.pictures = pictures.subset(good)
-        self.bad = tuple(bad)
-        self.sha256 = tuple(digests)
-        self._buffer = buffer
-        self._rows: list[int] = list(range(len(good)))
+        super().__init__(
+            pictures,
+            partial(_look, shorter=shorter, pixel_limit=pixel_limit),
+            names=lambda picture: (picture.name,),
+            workers=workers,
+            progress=progress,
+            budget=budget,
+            limit=limit,
+            share=share,
+        )
         refuse_bad(pictures, self.pictures, self.bad, skip_bad)
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def __getitem__(self, index: int) -> np.ndarray:
-        return self._buffer[self._rows[index]]
-
-    def subset(self, indices: Iterable[int]) -> PictureStore:
-        """A store of the pictures at ``indices``, in that order, over the same memory."""
-        chosen = [range(len(self))[int(index)] for index in indices]
-        part = object.__new__(PictureStore)
-        part.pictures = self.pictures.subset(chosen)
-        part.bad = ()
-        part.sha256 = tuple(self.sha256[index] for index in chosen)
-        part._buffer = self._buffer
-        part._rows = [self._rows[index] for index in chosen]
-        return part
+        return self._arrays(index)[0]
 
 
-def each(read: Callable[[Picture], T], pictures: Pictures, workers: int) -> Iterator[T | DataError]:
-    """What ``read`` makes of each picture, in order, or the ``DataError`` that it raised.
-
-    Only a few pictures are ever read ahead, so that memory stays flat.
-
-    Args:
-        read: called in several threads at once.
-        pictures: what to read.
-        workers: threads; 0 takes one per processor, at most eight.
-    """
-
-    def one(picture: Picture) -> T | DataError:
-        try:
-            return read(picture)
-        except DataError as error:
-            return error
-
-    workers = workers or _threads()
-    if workers == 1:
-        yield from map(one, pictures)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    try:
-        waiting: deque[Future[T | DataError]] = deque()
-        for picture in pictures:
-            waiting.append(pool.submit(one, picture))
-            if len(waiting) > _AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def refuse_bad(
-    asked: Pictures,
-    kept: Pictures,
-    bad: Sequence[tuple[str, str]],
-    skip_bad: bool,
-    what: str = "pictures cannot be read",
-) -> None:
-    """Raise if something is bad and ``skip_bad`` is off, or if without the bad ones a class has no picture left."""
-    if not bad:
-        return
-    count = f"{len(bad)} of {len(asked)} {what}"
-    first = "; ".join(f"{shown(name)} ({reason})" for name, reason in bad[:5])
-    more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
-    if not skip_bad:
-        raise DataError(f"{count}: {first}{more}. Mend or remove them, or leave them out with --skip-bad")
-    left = frozenset(kept.classes)
-    lost = [name for name in asked.classes if name not in left]
-    if lost or not kept:
-        what = f"no readable picture is left of class {', '.join(map(repr, lost))}" if lost else "none is left"
-        raise DataError(f"{count}, {what}: {first}{more}")
-
-
-def name_and_reason(error: DataError, *names: str) -> tuple[str, str]:
-    """The first of ``names`` that an error is about (else the first of all), and the rest of its message."""
-    text = str(error)
-    name = next((name for name in names if text.startswith(f"{shown(name)}: ")), names[0])
-    return name, text.removeprefix(f"{shown(name)}: ")
-
-
-def _threads() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MOST_THREADS, usable)
+def _look(picture: Picture, *, shorter: int, pixel_limit: int) -> Look:
+    decoded = decode_with_sha256(picture, shorter=shorter, pixel_limit=pixel_limit)
+    return Look((decoded.pixels,), bytes.fromhex(decoded.sha256))

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sapwood.backbones.base import BackboneInfo
+from sapwood.data.kept import Share
 from sapwood.data.pictures import Pictures
 from sapwood.errors import DataError
 from sapwood.feeds import Feed
@@ -106,10 +107,12 @@ class Kind(ABC):
         workers: int,
         progress: Callable[[int, int], None],
         least: int = 1,
+        share: Share | None = None,
     ) -> Any:
         """The pictures decoded at working size; raises DataError where they cannot be read.
 
         Of pictures with masks the sides must be ``least`` pixels, a patch: nothing can be drawn into smaller ones.
+        ``share`` is for processes that learn together: all of them call this alike.
         """
 
     def load(
@@ -121,8 +124,9 @@ class Kind(ABC):
         skip_bad: bool,
         workers: int = 0,
         least: int = 1,
+        share: Share | None = None,
     ) -> Any:
-        """The same with progress, and a note on each picture that was skipped."""
+        """The same with progress, and a note on each picture that was skipped, and on those that are not kept."""
         if not len(pictures):
             raise DataError("no pictures were given")
         progress.start("reading pictures", len(pictures))
@@ -133,8 +137,15 @@ class Kind(ABC):
             workers=workers,
             progress=lambda done, total: progress.advance(1),
             least=least,
+            share=share,
         )
         progress.finish()
+        if store.anew:
+            progress.note(
+                f"{store.anew} of {len(store)} pictures are decoded anew at every look: beyond {store.limit / 1e9:.1f} "
+                "GB of pixels (half of what was free in the temporary folder, at most 64 GiB) nothing is kept; set "
+                "TMPDIR to a larger disk, and --workers to the processors at hand"
+            )
         for bad, reason in store.bad:
             progress.note(f"skipped {bad}: {reason}")
         return store

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sapwood.backbones.base import BackboneInfo
 from sapwood.data.given import read_test_data
+from sapwood.data.kept import Share
 from sapwood.data.loader import Views
 from sapwood.data.names import check_class_names
 from sapwood.data.pictures import Picture, Pictures
@@ -122,11 +123,11 @@ class Classification(Kind):
         workers: int,
         progress: Callable[[int, int], None],
         least: int = 1,
+        share: Share | None = None,
     ) -> PictureStore:
         """The pictures decoded at a quarter above the size of views."""
-        return PictureStore(
-            pictures, round(_side(size) * HEADROOM), skip_bad=skip_bad, workers=workers, progress=progress
-        )
+        shorter = round(_side(size) * HEADROOM)
+        return PictureStore(pictures, shorter, skip_bad=skip_bad, workers=workers, progress=progress, share=share)
 
     def prepare(
         self,

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sapwood.backbones.base import BackboneInfo
 from sapwood.data.decode import decode
+from sapwood.data.kept import Share
 from sapwood.data.legend import BACKGROUND
 from sapwood.data.mask_store import MaskStore, check_side, visible_share
-from sapwood.data.mask_views import MaskViews
 from sapwood.data.masks import MaskedPictures, read_mask_split, read_masks
 from sapwood.data.names import check_class_names
 from sapwood.data.pictures import Picture, Pictures
 from sapwood.data.sources import has_splits
 from sapwood.data.splits import validation_split
 from sapwood.errors import ConfigError, DataError
-from sapwood.feeds import Feed, MaskFeed, owned
-from sapwood.functional.segmentation import confusion_matrix, mean_iou
-from sapwood.kinds.base import Kind, Round, Size, digest_of, task_names
+from sapwood.kinds.base import Kind, Round, Size, task_names
 from sapwood.kinds.mask_probes import kept_masks, masked_pictures, shown_classes
+from sapwood.kinds.mask_round import MaskRound
 from sapwood.mask_evaluation import (
     MaskEvaluation,
     MaskOptions,
@@ -40,76 +36,10 @@ from sapwood.mask_evaluation import (
 from sapwood.network import Network
 from sapwood.probes import Probe, Shown
 from sapwood.progress import Progress
-from sapwood.settings import TrainingConfig
 from sapwood.task import Task
-from sapwood.world.sums import summed
 
 _HEADROOM = 1.25
 _VISIBLE = 0.5  # share of a class's pixels below which people are told
-
-
-@dataclass(frozen=True)
-class MaskRound(Round):
-    """A round of pictures with masks.
-
-    Attributes:
-        table: uint8 [256], value in a mask to channel, 255 for ignored.
-        hidden: classes most of whose pixels the patch grid cannot show, with the share that it can.
-    """
-
-    table: np.ndarray
-    hidden: Mapping[str, float]
-
-    def manifest(self) -> list[dict[str, Any]]:
-        """Hashes (of picture and mask, and of the picture alone) and split of each picture."""
-        return [
-            {"sha256": sha256, "picture": picture, "split": split}
-            for split, store in (("train", self.train), ("validation", self.held))
-            for sha256, picture in zip(store.sha256, store.picture_sha256, strict=True)
-        ]
-
-    def digest(self) -> str:
-        """Over the manifest, and over what the values in the masks mean."""
-        rows = [{"sha256": row["sha256"], "split": row["split"]} for row in self.manifest()]
-        return f"{digest_of(rows)}-{self.table.tobytes().hex()}"
-
-    def feed(self, config: TrainingConfig, *, stays: bool) -> Feed:
-        """Training views."""
-        views = MaskViews(self._pixels, config.augment, self.table, seed=self.task.seed, task=self.task.index)
-        return MaskFeed(self.train, views, config.batch_size, config.workers, stays=stays)
-
-    def plain_feed(self, config: TrainingConfig, *, held: bool, stays: bool = False) -> Feed:
-        """Whole validation pictures, or those to train on; ``stays`` as in ``ViewFeed``."""
-        views = MaskViews(self._pixels, False, self.table)
-        return MaskFeed(self.held if held else self.train, views, config.batch_size, config.workers, stays=stays)
-
-    @torch.no_grad()
-    def validate(self, network: Network, feed: Feed) -> float | None:
-        """Mean IoU of the round's own classes; what is drawn as another old class counts as background, as labelled."""
-        classes = self.task.known
-        own = torch.zeros(classes, dtype=torch.int64)
-        own[list(self.task.annotated)] = torch.tensor(self.task.annotated)
-        counts = torch.zeros(classes, classes, dtype=torch.int64)
-        for batch in owned(feed):
-            drawn = network.head.decision(feed.forward(network, None, batch)[0].logits).argmax(1).cpu()
-            counts += confusion_matrix(own[drawn], batch.targets, classes)
-        share = mean_iou(summed(counts), classes=self.task.annotated)
-        return None if math.isnan(share) else share
-
-    def remarks(self) -> list[str]:
-        """What the patch grid cannot show."""
-        if not self.hidden:
-            return []
-        listed = ", ".join(f"{name} ({share:.0%})" for name, share in self.hidden.items())
-        return [
-            f"at {self.size[0]}x{self.size[1]} px the patches are too coarse for small regions; of these classes only "  # type: ignore[index]
-            f"so much can be seen: {listed}. A larger --image-size shows more"
-        ]
-
-    @property
-    def _pixels(self) -> tuple[int, int]:
-        assert not isinstance(self.size, int)
-        return self.size[0], self.size[1]
 
 
 class Segmentation(Kind):
@@ -138,11 +68,12 @@ class Segmentation(Kind):
         workers: int,
         progress: Callable[[int, int], None],
         least: int = 1,
+        share: Share | None = None,
     ) -> MaskStore:
         """Pictures and masks decoded at a quarter above the size of views."""
         assert isinstance(pictures, MaskedPictures)
-        shorter = round(min(_pair(size)) * _HEADROOM)
-        return MaskStore(pictures, shorter, skip_bad=skip_bad, workers=workers, progress=progress, least=least)
+        reading: dict[str, Any] = {"skip_bad": skip_bad, "workers": workers, "progress": progress, "least": least}
+        return MaskStore(pictures, round(min(_pair(size)) * _HEADROOM), share=share, **reading)
 
     def prepare(
         self,

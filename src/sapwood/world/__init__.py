@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -104,14 +104,21 @@ def first(function: Callable[[], T]) -> T:
     """
     if size() == 1:
         return function()
-    caught: BaseException | None = None
-    told: dict[str, Any] = {}
-    if rank() == 0:
-        try:
-            told = {"value": function()}
-        except BaseException as error:
-            caught, told = error, {"error": type(error).__name__, "text": str(error)}
-    told = _broadcast(told)
+    caught, told = attempt(function) if rank() == 0 else (None, {})
+    found: T = outcome(_broadcast(told), caught)
+    return found
+
+
+def attempt(function: Callable[[], Any]) -> tuple[BaseException | None, dict[str, Any]]:
+    """What ``function`` raises, and what other processes are told of what became of it."""
+    try:
+        return None, {"value": function()}
+    except BaseException as error:
+        return error, {"error": type(error).__name__, "text": str(error)}
+
+
+def outcome(told: Mapping[str, Any], caught: BaseException | None = None) -> Any:
+    """What the function gave that another process, or this one, has tried; raises what it raised."""
     if caught is not None:
         raise caught
     if "error" in told:
