@@ -21,8 +21,9 @@ demo: $(VENV)/.installed
 	$(BIN)/sapwood demo
 
 # One thread a worker: with JOBS workers of one thread each the cores are full and no result depends on their number.
+# Bytecode is written whatever the environment says: the processes that tests start would all compile the sources anew.
 test: $(VENV)/.installed-dev
-	$(MEMORY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(MEMORY) PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Every claim on speed and memory, measured here; runs that are kept in docs/results/performance are not repeated.
 bench: $(VENV)/.installed-dev

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest_plugins = ("meeting", "row_processes")
+
 # Before anything imports torch or transformers: both read these once. Processes that tests start inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the hub is a test that fails on a train
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's thread count, here and in child processes
@@ -29,21 +31,25 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Files that take long, the longest first: begun first, so that no worker ends with one alone.
 _LONG = (
-    "registry/test_methods.py",
     "test_readme.py",
     "bench/test_ray.py",
-    "world/test_together.py",
+    "registry/test_onnx.py",
     "bench/test_pool.py",
-    "registry/test_all_parts.py",
+    "registry/test_methods.py",
+    "world/test_command.py",
     "serve/browser/test_browser.py",
-    "registry/test_later_rounds.py",
     "resuming/test_resume.py",
+    "cli/test_process.py",
+    "registry/test_all_parts.py",
+    "export/test_onnx.py",
+    "world/test_together.py",
+    "registry/test_later_rounds.py",
     "registry/test_combinations.py",
     "registry/test_exports.py",
+    "serve/browser/test_masks.py",
     "masks/test_resume.py",
-    "bench/test_budget.py",
-    "cli/test_process.py",
     "state/test_interruptions.py",
+    "bench/test_budget.py",
     "cli/test_masks.py",
     "test_benchmarks.py",
 )

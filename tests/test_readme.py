@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from row_processes import Rows
 
 from sapwood.cli import main
 
@@ -35,13 +36,13 @@ def commands() -> list[str]:
 @pytest.fixture
 def folders(tmp_path: Path, picture_folder: Callable[..., Path], mask_folder: Callable[..., Path]) -> Path:
     """What a reader of the README has: two months of pictures, two days of masks, and a test set of each."""
-    picture_folder(["kestrel", "falcon"], 12, name="march")
-    picture_folder(["robin", "wren"], 12, name="april")
+    picture_folder(["kestrel", "falcon"], 10, name="march")
+    picture_folder(["robin", "wren"], 10, name="april")
     picture_folder(["kestrel", "falcon", "robin", "wren"], 2, name="testset", seed=1)
     picture_folder(["stone"], 4, name="strangers")
-    mask_folder(["road", "sky"], 6, name="monday")
-    mask_folder(["car", "tree"], 6, name="tuesday")
-    mask_folder(["road", "sky", "car", "tree"], 3, name="streets", seed=1)
+    mask_folder(["road", "sky"], 4, name="monday")
+    mask_folder(["car", "tree"], 4, name="tuesday")
+    mask_folder(["road", "sky", "car", "tree"], 2, name="streets", seed=1)
     return tmp_path
 
 
@@ -62,7 +63,7 @@ def run(command: str, cwd: Path) -> tuple[int, str]:
 
 
 def test_the_commands_of_the_readme_run(
-    folders: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], forked_rows: Rows
 ) -> None:
     assert len(commands()) >= 8
     monkeypatch.chdir(folders)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from row_processes import Rows
 
-from sapwood.bench.engines import process
 from sapwood.cli import main
 
 from .helpers import TINY, Result
-from .row_processes import Server
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +25,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> str:
             pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{index}.png")
     return f"own:{folder}:2"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -50,7 +41,6 @@ def command(own: str, capsys: pytest.CaptureFixture[str]) -> Callable[..., Resul
 
 
 @pytest.fixture
-def bench(command: Callable[..., Result], server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def bench(command: Callable[..., Result], forked_rows: Rows) -> Callable[..., Result]:
     """The same; rows that run as processes of this machine need not import anew."""
-    monkeypatch.setattr(process, "subprocess", SimpleNamespace(Popen=server.start))
     return command

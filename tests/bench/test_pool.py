@@ -14,11 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from row_processes import Rows
 
 from sapwood.bench.plan import Plan
 
 from .helpers import OFTEN, SLOW, TINY, Result, newest, rows_in, wait_for
-from .row_processes import Server
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
@@ -106,14 +106,13 @@ def test_a_row_that_fails_leaves_the_others(bench: Callable[..., Result], tmp_pa
     assert "| ncm " in (out / "table.md").read_text()
 
 
-def test_what_failed_is_tried_again(own: str, bench: Callable[..., Result], server: Server, tmp_path: Path) -> None:
+def test_what_failed_is_tried_again(own: str, bench: Callable[..., Result], forked_rows: Rows, tmp_path: Path) -> None:
     """From its checkpoint; a row that the user has to mend is not."""
     out = tmp_path / "out"
 
     def kill_one() -> None:
         wait_for(lambda: newest(out / "rows/seq-lora-random-seed0.work/state/training"))
-        (row,) = psutil.Process(server.process.pid).children()
-        row.kill()
+        psutil.Process(forked_rows.begun[0].pid).kill()
 
     with ThreadPoolExecutor() as threads:
         killing = threads.submit(kill_one)

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from meeting import Meeting
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sapwood.learner import Learner
 from sapwood.prefixes import PrefixFeed
-
-from .helpers import network
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that meet")
 
 SETTINGS = {
     "adapter": {"blocks": "-1"},
@@ -37,28 +31,12 @@ SETTINGS = {
 }
 
 
-def learned(processes: int, folder: Path, pictures: Path) -> list[int]:
+def learned(meeting: Meeting, processes: int, folder: Path, pictures: Path) -> list[int]:
     """A state learned by so many processes, at ``folder/state``; how many views each of them has computed."""
     folder.mkdir()
-    network()  # what the first one imports, once for all
-    children = []
-    for rank in range(processes):
-        if not (child := os.fork()):
-            _run(rank, processes, folder, pictures)
-        children.append(child)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * processes
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
 
-
-def _run(rank: int, processes: int, folder: Path, pictures: Path) -> None:
-    status = 1
-    try:
-        AcceleratorState._reset_state(reset_partial_state=True)  # of the tests' process
-        os.environ |= {"SAPWOOD_CACHE": str(folder / "cache"), "ACCELERATE_USE_CPU": "1"}
-        if processes > 1:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-            group = {"rank": rank, "world_size": processes}
-            torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", **group)
+    def work(rank: int) -> int:
+        os.environ["SAPWOOD_CACHE"] = str(folder / "cache")
         hidden, computed = PrefixFeed._hidden, 0
 
         def count(self: PrefixFeed, images: Tensor) -> Tensor:
@@ -69,22 +47,17 @@ def _run(rank: int, processes: int, folder: Path, pictures: Path) -> None:
         PrefixFeed._hidden = count  # type: ignore[method-assign]
         options: dict[str, Any] = {"method": "lora+lwf", "image_size": 28, "settings": SETTINGS}
         Learner.create(folder / "state", backbone="random:dinov2-tiny", **options).learn(pictures)
-        (folder / f"{rank}.json").write_text(json.dumps(computed))
-        if processes > 1:
-            torch.distributed.barrier()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
+        return computed
+
+    return meeting.values(processes, work)
 
 
 def test_each_view_is_computed_once_and_the_round_is_the_same(
-    tmp_path: Path, picture_folder: Callable[..., Path]
+    tmp_path: Path, picture_folder: Callable[..., Path], meeting: Callable[[], Meeting]
 ) -> None:
     pictures = picture_folder(["ant", "bee"], 28)  # 42 to train on, 14 held out
-    assert learned(1, tmp_path / "one", pictures) == [2 * 42 + 14]
-    assert learned(2, tmp_path / "two", pictures) == [2 * 32 + 14, 2 * 10]
+    assert learned(meeting(), 1, tmp_path / "one", pictures) == [2 * 42 + 14]
+    assert learned(meeting(), 2, tmp_path / "two", pictures) == [2 * 32 + 14, 2 * 10]
     kept = [{path.name for path in (tmp_path / name / "cache" / "hidden").rglob("*")} for name in ("one", "two")]
     assert kept[0] == kept[1]
     one, two = (tmp_path / name / "state" / "tasks" / "0001-task-1" for name in ("one", "two"))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
-import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed
+from meeting import Meeting
 
 import sapwood.data.mask_store
 import sapwood.data.store
@@ -28,54 +25,7 @@ from sapwood.data.store import PictureStore
 from sapwood.errors import DataError, SapwoodError
 from sapwood.world.machine import first_of_machine
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that meet")
-
-Work = Callable[[int], Any]
-Both = Callable[..., list[int]]
-
-
-@pytest.fixture
-def both(tmp_path: Path) -> Iterator[Both]:
-    """``both(work)`` starts two processes, in which ``work(rank)`` gives what ``said`` reads."""
-    begun: list[int] = []
-
-    def start(work: Work, machines: int = 1) -> list[int]:
-        for rank in range(2):
-            if not (child := os.fork()):
-                _run(work, rank, machines, tmp_path)
-            begun.append(child)
-        return begun
-
-    yield start
-    for child in begun:
-        try:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
-
-
-def _run(work: Work, rank: int, machines: int, folder: Path) -> None:
-    try:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank // machines), "WORLD_SIZE": "2"}
-        torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-        try:
-            told = {"value": work(rank)}
-        except SapwoodError as error:
-            told = {"error": f"{type(error).__name__}: {error}"}
-        (folder / f"{rank}.json").write_text(json.dumps(told))
-        torch.distributed.barrier()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(0)
-
-
-def said(children: list[int], folder: Path) -> list[dict[str, Any]]:
-    """What both give, once they have ended."""
-    for child in children:
-        os.waitpid(child, 0)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+Meet = Callable[[], Meeting]
 
 
 @pytest.fixture
@@ -110,7 +60,7 @@ def digest(store: Any) -> str:
 
 
 def test_each_picture_is_decoded_once_in_all(
-    both: Both,
+    meeting: Meet,
     place: Path,
     decoded: list[str],
     picture_folder: Callable[..., Path],
@@ -134,7 +84,7 @@ def test_each_picture_is_decoded_once_in_all(
         left = len(list(place.iterdir()))
         return {"reads": reads, "left": left, "anew": [each.anew for each in made], "seen": list(map(digest, made))}
 
-    first, second = (each["value"] for each in said(both(work), tmp_path))
+    first, second = meeting().values(2, work)
     alone = stores(None)
     assert first["seen"] == second["seen"] == list(map(digest, alone))
     assert (first["reads"], second["reads"]) == (24, 0)
@@ -143,7 +93,7 @@ def test_each_picture_is_decoded_once_in_all(
 
 
 def test_what_is_wrong_is_the_same_line_in_both(
-    both: Both, picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    meeting: Meet, picture_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = picture_folder(["ant", "bee"], 3)
     good = read_data(folder)
@@ -170,7 +120,7 @@ def test_what_is_wrong_is_the_same_line_in_both(
         monkeypatch.setattr(tempfile, "mkstemp", lambda **names: (os.open("/dev/full", os.O_RDWR), str(tmp_path / "x")))
         return [*found, line(lambda: PictureStore(good, 24, share=first_of_machine, skip_bad=True))]
 
-    first, second = (each["value"] for each in said(both(work), tmp_path))
+    first, second = meeting().values(2, work)
     assert first[0] == second[0]
     assert first[0].startswith("DataError: 1 of 6 pictures cannot be read: ")
     assert first[1] == second[1] == "DataError: wrong"
@@ -179,7 +129,7 @@ def test_what_is_wrong_is_the_same_line_in_both(
     assert first[3].startswith("SapwoodError: no space left on ")
 
 
-def test_each_machine_s_first_process_does_it(both: Both, tmp_path: Path) -> None:
+def test_each_machine_s_first_process_does_it(meeting: Meet, tmp_path: Path) -> None:
     def fails(rank: int) -> Any:
         if rank:
             raise DataError("of the second")
@@ -191,13 +141,15 @@ def test_each_machine_s_first_process_does_it(both: Both, tmp_path: Path) -> Non
             first_of_machine(lambda: fails(rank))
         return found
 
-    first, second = said(both(work, machines=2), tmp_path)
+    met = meeting()
+    met.start(2, work, machines=2)
+    first, second = met.told()
     assert first == {"value": [{"rank": 0, "text": "ä"}]}
     assert second == {"value": [{"rank": 1, "text": "ä" * 10}]}
 
 
 def test_killed_processes_leave_no_file(
-    both: Both, place: Path, picture_folder: Callable[..., Path], tmp_path: Path
+    meeting: Meet, place: Path, picture_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     pictures = read_data(picture_folder(["ant", "bee"], 5))
     signs = tmp_path / "signs"
@@ -213,7 +165,7 @@ def test_killed_processes_leave_no_file(
         (signs / f"read {rank}").touch()
         PictureStore(pictures, 24, workers=1, share=first_of_machine, progress=stopping)
 
-    children = both(work)
+    children = meeting().start(2, work)
     deadline = time.monotonic() + 60
     while len(list(signs.iterdir())) < 3:
         assert time.monotonic() < deadline

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from meeting import Meeting
 
 from sapwood.learner import Learner
 
-from .conftest import ROOT, Start
+from .together import learn_all
 
 TRAINING = {"epochs": 1, "batch_size": 4, "precision": "fp32", "lr": 1e-3, "balance": "none", "validation": 0.2}
 PICTURES = ("lora+ewc", "inflora", "seq-lora+ridge")
@@ -38,7 +40,7 @@ def jobs(
                 "method": method,
                 "kind": "segmentation" if drawn else "classification",
                 "backbone": "random:dinov2-tiny",
-                "size": [28, 42] if drawn else 28,
+                "size": (28, 42) if drawn else 28,
                 "rounds": list(map(str, masks if drawn else pictures)),
                 "settings": {"training": training},
                 "unlabelled": "ignore" if method in IGNORING else "background",
@@ -55,7 +57,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def learned(
     folders: Path,
-    start: Start,
+    meeting: Callable[[], Meeting],
     picture_folder: Callable[..., Path],
     mask_folder: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -69,13 +71,10 @@ def learned(
         ]
         for name, processes, methods in (("1", 1, PICTURES + MASKS), ("2", 2, PICTURES + MASKS), ("pieces", 2, PIECES)):
             (folders / name).mkdir()
-            plan = folders / f"{name}.json"
-            plan.write_text(json.dumps(jobs(folders / name, pictures, masks, methods)))
+            plan = jobs(folders / name, pictures, masks, methods)
             monkeypatch.setenv("ACCELERATE_USE_FSDP", str(name == "pieces").lower())
-            process = start(processes, ROOT / "tests" / "world" / "together.py", processes, plan)
-            output, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors
-            (folders / name / "held").write_text(output)
+            held = meeting().values(processes, partial(learn_all, plan))
+            (folders / name / "held.json").write_text(json.dumps(held))
     return folders
 
 
@@ -114,9 +113,8 @@ def test_a_backbone_in_pieces_learns_bit_for_bit_the_same(learned: Path, name: s
 
 
 def test_each_process_holds_its_piece(learned: Path) -> None:
-    shares = [json.loads(line) for line in (learned / "pieces" / "held").read_text().splitlines()]
+    shares = json.loads((learned / "pieces" / "held.json").read_text())
     assert [len(each) for each in shares] == [len(PIECES)] * 2
     assert all(0.45 < share < 0.55 for each in shares for share in each)
     assert sum(map(sum, shares)) == pytest.approx(len(PIECES))
-    whole = [json.loads(line) for line in (learned / "2" / "held").read_text().splitlines()]
-    assert whole == [[1.0] * len(PICTURES + MASKS)] * 2
+    assert json.loads((learned / "2" / "held.json").read_text()) == [[1.0] * len(PICTURES + MASKS)] * 2
