@@ -84,7 +84,7 @@ def _run(spec: dict[str, Any], log: BinaryIO) -> NoReturn:
 
 @pytest.fixture
 def forked_rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
-    """Benches of this process run their rows so; where torch has a GPU, whose threads do not outlive a fork, as ever."""
+    """Benches of this process run their rows so; where torch has a GPU, whose threads outlive no fork, as ever."""
     import torch
 
     from sapwood.bench.engines import process
