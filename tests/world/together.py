@@ -27,7 +27,8 @@ class Held(Progress):
         if not self.wanted:
             return
         self.wanted = False
-        blocks = [each for each in gc.get_objects() if isinstance(each, FSDPModule)]
+        alive = gc.get_objects()  # proxies of the dead among it, which isinstance would wake
+        blocks = [each for each in alive if issubclass(type(each), FSDPModule)]
         # torch keeps the blocks of earlier states; after their round they are whole.
         weights = [each for block in blocks for each in block.parameters() if isinstance(each, DTensor)]
         if weights:
