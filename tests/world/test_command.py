@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from meeting import Meeting
 
+from sapwood.cli import main
 from sapwood.learner import Learner
 from sapwood.state import State
 
@@ -27,29 +31,55 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     return [int(each) for each in found.read_text().split()]
 
 
-def test_one_speaks_for_both(start: Start, picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+def command(*given: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command line in this process."""
+    with redirect_stdout(io.StringIO()) as output, redirect_stderr(io.StringIO()) as errors:
+        try:
+            main(given)
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return code, output.getvalue(), errors.getvalue()
+
+
+def faults(errors: str) -> list[str]:
+    return [line for line in errors.splitlines() if "error: " in line]
+
+
+def test_one_speaks_for_both(
+    meeting: Callable[[], Meeting], picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     state, data = tmp_path / "model", picture_folder(["ant", "bee"], 4)
-    process = start(2, "-m", "sapwood", "learn", state, data, *OPTIONS, "--epochs", "1", "--batch-size", "2", "--json")
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert json.loads(output)["classes"] == ["ant", "bee"]
-    assert errors.count("new state") == 1
+    given = ("learn", str(state), str(data), *OPTIONS, "--epochs", "1", "--batch-size", "2", "--json")
+    first, second = meeting().values(2, lambda rank: command(*given))
+    assert first[0] == second[0] == 0, first
+    assert json.loads(first[1])["classes"] == ["ant", "bee"]
+    assert first[2].count("new state") == 1
+    assert second[1:] == ["", ""]
     assert [version.number for version in State.open(state).versions()] == [1, 2]
 
 
-def test_refusals(start: Start, picture_folder: Callable[..., Path], tmp_path: Path) -> None:
-    state, data = tmp_path / "model", picture_folder(["ant", "bee"], 4)
-    small = start(2, "-m", "sapwood", "learn", state, data, *OPTIONS, "--batch-size", "1")
-    other = start(2, "-m", "sapwood", "show", state)
-    _, errors = small.communicate(timeout=120)
-    assert small.returncode != 0
-    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert lines == [
+def test_refusals(
+    meeting: Callable[[], Meeting],
+    picture_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state, data = str(tmp_path / "model"), str(picture_folder(["ant", "bee"], 4))
+
+    given = ("learn", state, data, *OPTIONS, "--batch-size", "1")
+    first, second = meeting().values(2, lambda rank: command(*given))
+    assert first[0] == second[0] == 2
+    assert faults(first[2]) == [
         "error: 2 processes share batches of 1 pictures, so that some have none; start at most 1, or raise --batch-size"
     ]
-    assert not state.exists()
-    _, errors = other.communicate(timeout=120)
-    assert errors.count("error: several processes can only learn together; start `show` once") == 1
+    assert second[1:] == ["", ""]
+    assert not Path(state).exists()
+    for rank, told in (("0", ["error: several processes can only learn together; start `show` once"]), ("1", [])):
+        for name, value in (("WORLD_SIZE", "2"), ("RANK", rank)):
+            monkeypatch.setenv(name, value)
+        code, output, errors = command("show", state)
+        assert (code, output, faults(errors)) == (2, "", told)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for child processes in /proc")
