@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 import pytest
 
 Work = Callable[[int], Any]
+_PATIENCE = 240  # seconds
 
 
 class Meeting:
@@ -37,8 +39,12 @@ class Meeting:
 
     def told(self) -> list[dict[str, Any]]:
         """What each has to say, once all have ended: {"value"}, or {"error"}: name and text of one for users."""
+        limit = time.monotonic() + _PATIENCE
         for rank, child in enumerate(self.children):
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+                assert time.monotonic() < limit, f"process {rank} waits for another one"
+                time.sleep(0.01)
+            code = os.waitstatus_to_exitcode(ended[1])
             assert code == 0, (code, (self.folder / f"{rank}.txt").read_text())
         return [json.loads((self.folder / f"{rank}.json").read_text()) for rank in range(len(self.children))]
 
