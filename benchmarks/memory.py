@@ -31,12 +31,10 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     torch.set_num_threads(1)
     batch = batch_of(options.size, options.batch)
-    side = {"ours": our_step, "peft": peft_step}[options.side]
-    small = side("random:dinov2-tiny", *batch_of(28, 2), options.precision)  # loads what the first step loads
-    (small[0] if isinstance(small, tuple) else small)()
+    side = {"ours": lambda *given: our_step(*given)[0], "peft": peft_step}[options.side]
+    side("random:dinov2-tiny", *batch_of(28, 2), options.precision)()  # loads what the first step loads
     before = psutil.Process().memory_info().rss
-    made = side(options.backbone, *batch, options.precision)
-    step = made[0] if isinstance(made, tuple) else made
+    step = side(options.backbone, *batch, options.precision)
     for _ in range(options.steps):
         step()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest_plugins = ("meeting", "row_processes")
+pytest_plugins = ("decoding", "meeting", "row_processes")
 
 # Before anything imports torch or transformers: both read these once. Processes that tests start inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the hub is a test that fails on a train

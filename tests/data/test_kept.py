@@ -19,7 +19,6 @@ from PIL import Image
 import sapwood.data.loader
 import sapwood.data.mask_store
 import sapwood.data.store
-from sapwood.data.decode import decode_with_sha256
 from sapwood.data.loader import Views, batches
 from sapwood.data.mask_store import MaskStore, visible_share
 from sapwood.data.mask_views import MaskViews, mask_batches
@@ -36,28 +35,8 @@ Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    for label in ("cat", "dog"):
-        (tmp_path / "data" / label).mkdir(parents=True)
-        for index in range(6):
-            pixels = random.integers(0, 256, (20 + index, 40 - index, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{index}.png")
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of all pictures that are decoded, as often as they are."""
-    found: list[str] = []
-
-    def counting(picture: Picture, **options: Any) -> Any:
-        found.append(picture.name)
-        return decode_with_sha256(picture, **options)
-
-    for module in (sapwood.data.store, sapwood.data.mask_store):
-        monkeypatch.setattr(module, "decode_with_sha256", counting)
-    return found
+def folder(uneven_folder: Callable[[int], Path]) -> Path:
+    return uneven_folder(6)
 
 
 @pytest.fixture
@@ -93,7 +72,7 @@ def test_pixels_are_the_same_wherever_they_come_from(
             store[index][:] = 0
     assert len(decoded) == anew
     part = store.subset([11, 0, 5]).subset([0, 1])
-    copy = pickle.loads(pickle.dumps(part))
+    copy = pickle.loads(pickle.dumps(part))  # as data workers get it that were not forked
     assert part.anew == store.subset([11, 0]).anew == (2 if anew == 12 else 1)
     for index, whole in enumerate((11, 0)):
         assert np.array_equal(part[index], kept[whole])

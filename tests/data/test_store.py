@@ -8,11 +8,11 @@ import pickle
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from sapwood.data.decode import content_sha256, decode
 from sapwood.data.pictures import Picture, Pictures
@@ -22,14 +22,8 @@ from sapwood.errors import DataError, SapwoodError
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    for label in ("cat", "dog"):
-        (tmp_path / "data" / label).mkdir(parents=True)
-        for index in range(12):
-            pixels = random.integers(0, 256, (20 + index, 40 - index, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{index}.png")
-    return tmp_path / "data"
+def folder(uneven_folder: Callable[[int], Path]) -> Path:
+    return uneven_folder(12)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -14,12 +14,8 @@ from typing import Any
 import pytest
 from meeting import Meeting
 
-import sapwood.data.mask_store
-import sapwood.data.store
-from sapwood.data.decode import decode_with_sha256
 from sapwood.data.mask_store import MaskStore
 from sapwood.data.masks import read_masks
-from sapwood.data.pictures import Picture
 from sapwood.data.sources import read_data
 from sapwood.data.store import PictureStore
 from sapwood.errors import DataError, SapwoodError
@@ -34,20 +30,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "space").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "space"))
     return tmp_path / "space"
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the pictures that a process decodes, as often as it does."""
-    found: list[str] = []
-
-    def counting(picture: Picture, **options: Any) -> Any:
-        found.append(picture.name)
-        return decode_with_sha256(picture, **options)
-
-    for module in (sapwood.data.store, sapwood.data.mask_store):
-        monkeypatch.setattr(module, "decode_with_sha256", counting)
-    return found
 
 
 def digest(store: Any) -> str:
