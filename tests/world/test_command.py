@@ -47,12 +47,14 @@ def faults(errors: str) -> list[str]:
 
 
 def test_one_speaks_for_both(
-    meeting: Callable[[], Meeting], picture_folder: Callable[..., Path], tmp_path: Path
+    meeting: Callable[[], Meeting], picture_folder: Callable[..., Path], decoded: list[str], tmp_path: Path
 ) -> None:
+    """And one decodes for both."""
     state, data = tmp_path / "model", picture_folder(["ant", "bee"], 4)
     given = ("learn", str(state), str(data), *OPTIONS, "--epochs", "1", "--batch-size", "2", "--json")
-    first, second = meeting().values(2, lambda rank: command(*given))
+    (*first, reads), (*second, others) = meeting().values(2, lambda rank: [*command(*given), len(decoded)])
     assert first[0] == second[0] == 0, first
+    assert (reads, others) == (8, 0)
     assert json.loads(first[1])["classes"] == ["ant", "bee"]
     assert first[2].count("new state") == 1
     assert second[1:] == ["", ""]
