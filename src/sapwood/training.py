@@ -208,7 +208,7 @@ def train(
             stopped, due = either(stop.requested, rank() == 0 and now - last_saved >= config.checkpoint_seconds)
             if stopped or due or position.step == total:
                 position.seconds = spent_before + now - began
-                first(lambda: checkpoints.save(*_snapshot(parameters, network, optimizer, position, log)))
+                first(lambda: checkpoints.save(*_snapshot(parameters, network, optimizer, position, total, log)))
                 last_saved = time.monotonic()
                 stop.requested |= stopped
                 stop.check()
@@ -249,6 +249,7 @@ def _snapshot(
     network: Network,
     optimizer: Any,
     position: Position,
+    total: int,
     log: list[dict[str, float]],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {f"parameter.{name}": parameter.detach() for name, parameter in parameters.items()}
@@ -258,7 +259,7 @@ def _snapshot(
         tensors |= {
             f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in slots.items() if value is not None
         }
-    return tensors, {"position": position.__dict__, "log": log}
+    return tensors, {"position": position.__dict__, "steps": total, "log": log}
 
 
 def _restore(

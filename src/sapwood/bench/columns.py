@@ -187,7 +187,8 @@ def notes(lines: Sequence[Line]) -> list[str]:
         found.append("random: the same with random weights, what the protocol gives without any pre-training.")
     if not all(line.timing_valid for line in lines):
         found.append(
-            "Timings invalid where rows ran side by side or on a cluster, or were stopped and gone on with: not shown."
+            "Timings invalid where rows ran side by side or on a cluster, were stopped and gone on with, or took over "
+            "the training of a row that differs in its head alone: not shown."
         )
     if any(NOTHING in cells(line) for line in lines):
         found.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from filelock import FileLock
 from sapwood.bench.budget import chosen_epochs
 from sapwood.bench.engines.base import TAKEN, UNSEEN, End, Engine, Job
 from sapwood.bench.plan import Plan
+from sapwood.bench.sharing import TRAINED, order_of_work
 from sapwood.errors import ConfigError, Interrupted, UsageError
 from sapwood.progress import Progress
 from sapwood.state.files import put
@@ -32,7 +34,8 @@ def work(
     """Run all rows that are not there yet.
 
     Rows lie in ``out/rows``, one JSON file each, with a log beside it. A row that was cut short goes on where it
-    stopped; several benches may share a folder.
+    stopped; several benches may share a folder. Until all rows are there ``out/trained`` holds what rows share that
+    differ in their heads alone.
 
     Args:
         plan: what is run.
@@ -53,7 +56,8 @@ def work(
     """
     folder, rows = out / "rows", plan.rows()
     names = list(rows)
-    waiting = [name for name in names if not (folder / f"{name}.json").exists()]
+    order = order_of_work({name: row.run for name, row in rows.items()}, plan.kind)
+    waiting = [name for name in order if not (folder / f"{name}.json").exists()]
     plan.stream(0)  # missing data are found now
     try:
         if waiting:
@@ -68,6 +72,8 @@ def work(
         progress.start("rows", len(names), len(names) - len(waiting))
         specs = {name: _spec(plan, name, folder, engine, epochs) for name in waiting}
         failed = _run(specs, folder, engine, retries, progress)
+        if not failed:
+            shutil.rmtree(out / TRAINED, ignore_errors=True)
     finally:
         engine.close()
     there = [name for name in names if (folder / f"{name}.json").exists()]

@@ -17,6 +17,7 @@ from sapwood.assembly import new_record
 from sapwood.backbones import create_backbone
 from sapwood.bench.outcomes import false_accept, outcomes
 from sapwood.bench.rows import Course, Run, new_classes, row_of
+from sapwood.bench.sharing import Sharing
 from sapwood.data.streams import Stream
 from sapwood.errors import ConfigError
 from sapwood.kinds import KINDS
@@ -36,6 +37,7 @@ def run(
     progress: Progress | None = None,
     memory: Memory | None = None,
     marks: Mapping[str, Any] | None = None,
+    trained: Path | None = None,
 ) -> dict[str, Any]:
     """Learn the stream round by round and write ``out``; a run that was cut short goes on where it stopped.
 
@@ -49,6 +51,7 @@ def run(
         progress: listens to what happens.
         memory: features of frozen backbones, shared by several runs over the same pictures.
         marks: more entries of the row; ``timing_valid`` counts only for a row that was not cut short.
+        trained: folder of trainings that runs share which differ in their heads alone; None shares nothing.
 
     Returns:
         The row: measures as fractions, costs, and everything that reproduces it.
@@ -66,12 +69,18 @@ def run(
     resumed = not _claim(work, {"run": asdict(wanted), "data": stream.sha256()})
     method = find_method(wanted.method, wanted.head, stream.kind)
     progress = progress or Progress()
-    learn = _jointly if method.all_data else _in_sequence
-    course = learn(stream, wanted, work, progress, memory)
+    sharing = None if trained is None else Sharing(trained, stream, wanted, work)
+    if method.all_data:
+        course = _jointly(stream, wanted, work, progress, memory)
+    else:
+        course = _in_sequence(stream, wanted, work, progress, memory, sharing)
     found = outcomes(course.learner, stream.tests(len(stream.rounds) - 1), out, progress)
-    row = {**row_of(stream, wanted, course), **found, **(marks or {}), "resumed": resumed}
+    took_over = sharing is not None and sharing.took_over
+    row = {**row_of(stream, wanted, course), **found, **(marks or {}), "resumed": resumed, "took_over": took_over}
     # What was done between the last checkpoint and the stop is not in the seconds.
-    row["timing_valid"] = row.get("timing_valid", True) and not resumed
+    row["timing_valid"] = row.get("timing_valid", True) and not resumed and not took_over
+    if took_over:
+        row["peak_memory"] = None  # of steps that this process has not made
     _write(out, row)
     shutil.rmtree(work)
     return row
@@ -99,13 +108,17 @@ def open_learner(path: Path, kind: str, wanted: Run, memory: Memory | None) -> L
     return Learner(State.create(path, record), memory=memory)
 
 
-def _in_sequence(stream: Stream, wanted: Run, work: Path, progress: Progress, memory: Memory | None) -> Course:
+def _in_sequence(
+    stream: Stream, wanted: Run, work: Path, progress: Progress, memory: Memory | None, sharing: Sharing | None
+) -> Course:
     learner = open_learner(work / "state", stream.kind, wanted, memory)
     count, done = len(stream.rounds), len(learner.record["tasks"])
     if done:
         _measure_beside(learner, stream, work, done - 1)  # it may have been killed between a round and its measure
     for index in range(done, count):
         part = stream.rounds[index]
+        if sharing is not None:
+            sharing.join(learner, index)
         learner.learn(part.train, task=part.name, test=stream.tests(index), progress=progress)
         _measure_beside(learner, stream, work, index)
     tasks = learner.record["tasks"]

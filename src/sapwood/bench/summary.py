@@ -49,7 +49,7 @@ teacher's among them, and in the passes over the training and validation picture
 or re-tuning a head, predictions of validation pictures, and tests do not count.
 """
 TIMED = frozenset({"train_seconds", "milliseconds_per_image"})
-"""Those that mean nothing where rows ran side by side or on a cluster, or were stopped and gone on with."""
+"""Those that mean nothing of rows that ran side by side or on a cluster, were gone on with or took over a training."""
 JOINT = "joint"
 """The upper bound that gaps are measured to; without it, the first one of the same weights."""
 

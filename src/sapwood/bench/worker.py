@@ -17,6 +17,7 @@ from sapwood.bench.budget import with_epochs
 from sapwood.bench.engines.base import TAKEN
 from sapwood.bench.plan import Plan
 from sapwood.bench.runner import run
+from sapwood.bench.sharing import TRAINED, family
 from sapwood.errors import SapwoodError
 from sapwood.progress import Progress
 
@@ -54,13 +55,18 @@ def main(spec: dict[str, Any]) -> int:
     describe; ``jobs`` is how many run at once, ``alone`` whether its seconds count. Returns the exit code."""
     stop_with_parent()
     plan, out = Plan(**_plan_arguments(spec["plan"])), Path(spec["out"])
-    row, epochs = plan.rows()[spec["row"]], spec["epochs"]
+    rows, epochs = plan.rows(), spec["epochs"]
+    row = rows[spec["row"]]
+    own = family(row.run, plan.kind)
+    shared = own is not None and sum(family(each.run, plan.kind) == own for each in rows.values()) > 1
     wanted = row.run if epochs is None else with_epochs(row.run, epochs)
     try:
         with FileLock(out.with_suffix(".lock"), timeout=_PATIENCE):
             marks = {"control": row.control, "jobs": spec["jobs"], "timing_valid": spec["alone"]}
             marks["budget_gmacs"] = plan.budget_gmacs
-            run(plan.stream(row.run.seed), wanted, out, progress=Lines(), memory={}, marks=marks)
+            trained = out.parent.parent / TRAINED if shared else None
+            stream = plan.stream(row.run.seed)
+            run(stream, wanted, out, progress=Lines(), memory={}, marks=marks, trained=trained)
     except Timeout:
         return TAKEN
     except SapwoodError as error:

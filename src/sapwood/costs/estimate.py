@@ -68,7 +68,7 @@ def estimate_round(network: Network, config: TrainingConfig, data: Round) -> Est
 
 def _forward_seconds(network: Network, images: Tensor) -> tuple[float, float]:
     """Seconds of the blocks below the first adapted one, and of the rest of a forward."""
-    network.tokens(images)  # what the first one sets up
+    network.tokens(images[:1])  # what the first one sets up
     backbone, blocks = network.backbone, blocks_below(network)
     began = between = _now(network)
     if isinstance(backbone, Split) and blocks:
