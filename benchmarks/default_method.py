@@ -15,7 +15,9 @@ import json
 import shutil
 import statistics
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
-from series import spread, work_through
 from torch import Tensor
 
 from sapwood import Learner
@@ -143,6 +145,14 @@ def settings_of(methods: list[str], pictures: list[int], balances: list[str], se
             yield from (Setting(stream, method, count, shape, balance, seed) for seed in range(seeds))
 
 
+def spread(fractions: list[float]) -> str:
+    """Mean and standard deviation over seeds, in percent."""
+    values = [100 * fraction for fraction in fractions]
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
 def table(folder: Path) -> str:
     """Percent, mean and standard deviation over seeds; first the balanced accuracy of all methods side by side."""
     rows = [json.loads(file.read_text("utf-8")) for file in folder.glob("*.json")]
@@ -200,14 +210,15 @@ def main() -> None:
         }
         torch.set_num_threads(1)
 
-        def run(name: str, file: Path) -> dict[str, Any]:
-            before = len(memory)
-            row = learned(options.data, memory, wanted[name], file)
+        for name, setting in wanted.items():
+            file, before = options.out / f"{name}.json", len(memory)
+            # Several processes share the work.
+            with suppress(Timeout), FileLock(file.with_suffix(".lock"), timeout=0):
+                if not file.exists():
+                    row = learned(options.data, memory, setting, file)
+                    print(f"{time.strftime('%H:%M:%S')} {name}: {100 * row['balanced_accuracy']:.1f}", flush=True)
             if len(memory) > before:
                 save_file({key: value.contiguous() for key, value in memory.items()}, aside)
-            return row
-
-        work_through(wanted, options.out, run, "balanced_accuracy")
     sys.stdout.write(table(options.out) + "\n")
 
 
