@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,28 @@ def test_rows_of_different_pictures_do_not_stand_in_one_table() -> None:
     rows = [row("seq-lora"), row("ncm", data_sha256="other")]
     with pytest.raises(DataError, match=r"rows of seed 0 were learned from different pictures \(ncm is one of them\)"):
         summarise(rows)
+
+
+def test_held_out_pictures_stand_for_the_test_pictures(picture_folder: Callable[..., Path]) -> None:
+    folder = picture_folder(["ant", "bee", "cat", "dog"], 20)
+    own = Plan(f"own:{folder}:2", ("ncm",), seeds=2, held_out=0.3)
+    whole = replace(own, held_out=None)
+    for seed in (0, 1):
+        stream, all_of = own.stream(seed), whole.stream(seed)
+        assert (stream.name, stream.classes) == (f"{all_of.name}/validation", all_of.classes)
+        for part, other in zip(stream.rounds, all_of.rounds, strict=True):
+            names, held = ({picture.name for picture in each} for each in (part.train, part.test))
+            assert names | held == {picture.name for picture in other.train}
+            assert not names & held
+            assert not held & {picture.name for picture in other.test}
+            assert Counter(part.test.labels) == {
+                name: round(0.3 * len(other.train) / 2) for name in other.train.classes
+            }
+    for share in (0, 1, -0.5):
+        with pytest.raises(ConfigError, match=r"--held-out must lie in \(0, 1\), got"):
+            replace(own, held_out=share)
+    with pytest.raises(ConfigError, match="--held-out is for classes"):
+        Plan("camvid-4-3", ("clora+mib",), held_out=0.3)
 
 
 def test_settings_for_others_do_not_touch_controls() -> None:

@@ -12,8 +12,10 @@ from typing import Any
 from sapwood.assembly import Overrides, config_types, merge_settings
 from sapwood.backbones import create_backbone
 from sapwood.bench.rows import RANDOM, Run
+from sapwood.bench.streams import validation_stream
 from sapwood.data.benchmarks import benchmark_named
 from sapwood.data.streams import Stream
+from sapwood.errors import ConfigError
 from sapwood.methods import find_method
 from sapwood.settings import check
 
@@ -37,6 +39,9 @@ class Plan:
         class_order: ``seed``, ``natural``, or the seed of a fixed order.
         per_class: training pictures a class; None takes all.
         every: of masks, take every n-th training picture.
+        held_out: measure on this share of each class's training pictures, which are then not learned, instead of the
+            test pictures: settings may be chosen by what comes out. Not for masks, whose pictures are often neighbours
+            in one film; None measures on the test pictures.
         settings: per part, for all methods, over the recipes'.
         joint_at_end: train the joint bound only once, on everything.
         controls: add the joint bound, the frozen prototype and a row with random weights.
@@ -54,6 +59,7 @@ class Plan:
     class_order: str = "seed"
     per_class: int | None = None
     every: int = 1
+    held_out: float | None = None
     settings: Overrides = field(default_factory=dict)
     joint_at_end: bool = False
     controls: bool = True
@@ -78,8 +84,11 @@ class Plan:
                 "--epochs and --budget-gmacs both say how long to train; leave one out",
             ),
             (self.every >= 1, f"--every must be >= 1, got {self.every}"),
+            (self.held_out is None or 0 < self.held_out < 1, f"--held-out must lie in (0, 1), got {self.held_out}"),
         )
         kind = benchmark_named(self.benchmark).kind
+        if self.held_out is not None and kind == "segmentation":
+            raise ConfigError("--held-out is for classes: frames of one film would be learned and measured on")
         for method in self.methods:
             # Unknown names, heads and settings are found now, not hours later.
             merge_settings(find_method(*_split(method), kind), self.settings)
@@ -100,7 +109,8 @@ class Plan:
             options["every"] = self.every
         elif self.per_class is not None:
             options["per_class"] = self.per_class
-        return benchmark_named(self.benchmark)(Path(self.data) if self.data else None, **options)
+        found = benchmark_named(self.benchmark)(Path(self.data) if self.data else None, **options)
+        return found if self.held_out is None else validation_stream(found, self.held_out, seed)
 
     def rows(self) -> dict[str, Row]:
         """By the name of their file, in the order of work: the first seed of everything comes first."""

@@ -32,6 +32,10 @@ def bench(
     ] = "seed",
     per_class: Annotated[int | None, typer.Option(metavar="N", help="Training pictures of each class.")] = None,
     every: Annotated[int, typer.Option(metavar="N", help="Masks: every n-th training picture.")] = 1,
+    held_out: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="To choose settings: measure on so much of the training pictures instead."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
     budget_gmacs: Annotated[
         float | None,
@@ -117,6 +121,7 @@ def bench(
         class_order=class_order,
         per_class=per_class,
         every=every,
+        held_out=held_out,
         settings=read_settings(config, set_ or [], training),
         joint_at_end=joint_at_end,
         controls=controls,

