@@ -12,6 +12,7 @@ from torch import Tensor
 from sapwood.adapters import ADAPTERS, Adapter
 from sapwood.backbones.base import Backbone
 from sapwood.backbones.packed import open_recorded
+from sapwood.depths import check_read, width_read
 from sapwood.errors import ConfigError, StateError
 from sapwood.heads import HEADS
 from sapwood.methods import Method
@@ -66,13 +67,15 @@ def new_record(
         raise ConfigError(
             f"method {method.name!r} needs the pictures of all rounds at once; it runs only in benchmarks"
         )
+    settings = merge_settings(method, overrides)
+    check_read(build(HEADS[method.head].Config, settings["head"], "head"), backbone)
     return {
         "kind": method.kind,
         "backbone": asdict(backbone.info),
         "image_size": image_size if isinstance(image_size, int) else list(image_size),
         "method": method.name,
         "parts": {"adapter": method.adapter, "objective": method.objective, "head": method.head},
-        "settings": merge_settings(method, overrides),
+        "settings": settings,
         "seed": seed,
         "classes": [],
         "tasks": [],
@@ -114,7 +117,7 @@ def assemble(
         part: build(config, settings[part], part) for part, config in config_types(parts).items()
     }
     adapter = ADAPTERS[parts["adapter"]](configs["adapter"], backbone.sites, backbone.info)
-    head = HEADS[parts["head"]](configs["head"], backbone.info.dim)
+    head = HEADS[parts["head"]](configs["head"], width_read(configs["head"], backbone.info))
     objective = OBJECTIVES[parts["objective"]](configs["objective"])
     network = Network(backbone, adapter, head)
     tasks = record["tasks"]

@@ -16,6 +16,7 @@ from sapwood.adapters.base import Adapter, Context
 from sapwood.backbones.base import Backbone, Site, Size, Tokens, height_width
 from sapwood.backbones.split import Split
 from sapwood.data.transforms import normalise
+from sapwood.depths import blocks_read, check_read, reading
 from sapwood.heads.base import Head
 from sapwood.objectives.base import NEEDS, Outputs
 from sapwood.observing import observing, outputs_of
@@ -30,6 +31,7 @@ class Network(nn.Module):
     Attributes:
         memory: features of pictures under a backbone that stays, for runs that meet the same pictures again and again;
             None (the default) keeps none.
+        reads: blocks whose class tokens the head reads, see ``depths``; none where it reads the backbone's own feature.
         watched: what ``forward`` and the teachers give beside the logits, see ``watching``; nothing at first.
     """
 
@@ -38,6 +40,8 @@ class Network(nn.Module):
         self.backbone = backbone
         self.adapter = adapter
         self.head = head
+        check_read(head.config, backbone)
+        self.reads = blocks_read(head.config, backbone.info)
         self.slot = Slot(adapter)
         self.precision = "fp32"
         self.memory: dict[str, Tensor] | None = None
@@ -161,8 +165,9 @@ class Network(nn.Module):
     def _observed(self, forward: Callable[[], Tokens], context: Context, needs: frozenset[str]) -> Tokens:
         self.slot.context = context
         try:
-            with _casting(self.device.type, self.autocast), observing(self.backbone, needs) as observed:
-                tokens = forward()
+            casting, read = _casting(self.device.type, self.autocast), reading(self.backbone, self.reads)
+            with casting, observing(self.backbone, needs) as observed, read as pooled:
+                tokens = pooled(forward())
         finally:
             self.slot.context = Context()
         return observed(replace(tokens, pooled=tokens.pooled.float()))

@@ -147,7 +147,8 @@ def stored_features(
     memory = network.memory
     if memory is None or network.adapter.moves:
         return _features(network, store, image_size=image_size, keeping=keeping, budget=budget, **options)
-    keys = [f"{network.backbone.info.sha256}/{network.precision}/{image_size}/{sha256}" for sha256 in store.sha256]
+    under = f"{network.backbone.info.sha256}/{network.reads}/{network.precision}/{image_size}"
+    keys = [f"{under}/{sha256}" for sha256 in store.sha256]
     missing = [index for index, key in enumerate(keys) if key not in memory]
     found = _features(network, store.subset(missing), image_size=image_size, budget=None, **options)
     assert isinstance(found, Tensor)
@@ -160,5 +161,5 @@ def _features(network: Network, store: PictureStore, **options: Any) -> Tensor |
         return network.tokens(images)[0].pooled
 
     if not len(store):
-        return torch.empty(0, network.backbone.info.dim)
+        return torch.empty(0, network.head.dim)
     return stored_pass(store, pooled, **options)

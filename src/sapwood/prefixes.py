@@ -74,11 +74,11 @@ def first_adapted(network: Network, needs: Collection[str], kind: str) -> int:
 
 
 def blocks_below(network: Network) -> int:
-    """How many blocks training neither changes nor differentiates; 0 where the backbone cannot go on from there."""
+    """How many blocks are not adapted, differentiated or read; 0 where the backbone cannot go on from there."""
     adapter = network.adapter
     if not isinstance(network.backbone, Split) or adapter.trains_backbone or type(adapter).plan is not Adapter.plan:
         return 0
-    return min((site.block for site in adapter.sites), default=0)
+    return min((*(site.block for site in adapter.sites), *network.reads), default=0)
 
 
 def kept_views(config: TrainingConfig) -> int:

@@ -66,6 +66,9 @@ def test_a_stock_classifier_scores_files_as_predict_does(
     [
         ("clip", "seq-lora"),
         ("siglip", "ncm"),
+        ("vit", "layup"),
+        ("clip", "layup"),
+        ("siglip", "layup"),
         ("mit", "ncm"),
         ("sam", "seq-lora"),  # q, k and v in one projection
         ("mit", "clora+mib"),

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForImageClassification
 
 from sapwood.backbones import create_backbone
+from sapwood.depths import reading
 from sapwood.learner import Learner
 
 
@@ -35,9 +36,9 @@ def pixel_values(folder: Path, size: Any, most: int = 4) -> Tensor:
 def unmerged(learner: Learner, pixels: Tensor) -> Tensor:
     """Logits over the temperature, with the adapter adding its part in the forward."""
     network: Any = learner.network
-    with torch.no_grad():
+    with torch.no_grad(), reading(network.backbone, network.reads) as pooled:
         network.slot.context = network.adapter.plan(pixels, network)
-        tokens = network.backbone(pixels)
+        tokens = pooled(network.backbone(pixels))
         logits: Tensor = network.adapter.calibrate(network.head(tokens), network.slot.context)
     return logits / network.head.temperature
 

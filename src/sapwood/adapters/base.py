@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from torch import Tensor, nn
 
 from sapwood.backbones.base import BackboneInfo, Site
+from sapwood.backbones.split import chosen_blocks
 from sapwood.errors import ConfigError
 from sapwood.functional.factorise import Pair
 from sapwood.task import Snapshot, Task
@@ -199,8 +200,7 @@ def choose_sites(sites: Sequence[Site], targets: Sequence[str], blocks: str) -> 
     A convolutional network has no attention: there q, k, v and o, the defaults of all adapters, stand for its
     convolutions wider than 1x1 (``conv2`` of a ResNet's bottleneck).
 
-    ``blocks`` is ``all``, or a comma-separated list of indices and ranges, negative counted from the end:
-    ``0,1``, ``6:12``, ``-4:``.
+    ``blocks`` is as for ``chosen_blocks``.
     """
     parts = sorted({site.part for site in sites})
     if targets and _ATTENTION.issuperset(targets) and _ATTENTION.isdisjoint(parts):
@@ -211,25 +211,5 @@ def choose_sites(sites: Sequence[Site], targets: Sequence[str], blocks: str) -> 
             f"adapter.targets: no projection {', '.join(unknown) or '(none given)'}; it has {', '.join(parts)}"
         )
     depth = 1 + max(site.block for site in sites)
-    wanted = _blocks(blocks, depth)
+    wanted = chosen_blocks(blocks, depth, "adapter.blocks")
     return tuple(site for site in sites if site.part in targets and site.block in wanted)
-
-
-def _blocks(text: str, depth: int) -> set[int]:
-    if text == "all":
-        return set(range(depth))
-    wanted: set[int] = set()
-    for piece in text.split(","):
-        try:
-            if ":" in piece:
-                start, stop = (int(end) if end.strip() else None for end in piece.split(":"))
-                wanted.update(range(depth)[start:stop])
-            else:
-                wanted.add(range(depth)[int(piece)])
-        except (ValueError, IndexError):
-            raise ConfigError(
-                f"adapter.blocks: {piece!r} is not a block of 0..{depth - 1}; write all, 0,1 or -4:"
-            ) from None
-    if not wanted:
-        raise ConfigError(f"adapter.blocks={text} names no block of 0..{depth - 1}")
-    return wanted

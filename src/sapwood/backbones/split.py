@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from sapwood.backbones.base import Tokens
+from sapwood.errors import ConfigError
 
 
 class Split(ABC):
@@ -30,6 +31,39 @@ class Split(ABC):
             blocks: that are behind it.
             grid: patches (down, across) of the pictures.
         """
+
+    @abstractmethod
+    def summary(self, hidden: Tensor) -> Tensor:
+        """[B, d] of the hidden states [B, L, d] that leave a block: its class token after the network's final norm.
+
+        Without a class token it is the mean of the patches after that norm.
+        """
+
+
+def chosen_blocks(text: str, depth: int, setting: str) -> set[int]:
+    """Indices of blocks: ``all``, or indices and ranges, negative ones from the end: ``0,1``, ``6:12``, ``-4:``.
+
+    Raises:
+        ConfigError: no such block; ``setting`` is the name that it speaks of.
+
+    >>> chosen_blocks("0,-2:", 12, "adapter.blocks")
+    {0, 10, 11}
+    """
+    if text == "all":
+        return set(range(depth))
+    wanted: set[int] = set()
+    for piece in text.split(","):
+        try:
+            if ":" in piece:
+                start, stop = (int(end) if end.strip() else None for end in piece.split(":"))
+                wanted.update(range(depth)[start:stop])
+            else:
+                wanted.add(range(depth)[int(piece)])
+        except (ValueError, IndexError):
+            raise ConfigError(f"{setting}: {piece!r} is not a block of 0..{depth - 1}; write all, 0,1 or -4:") from None
+    if not wanted:
+        raise ConfigError(f"{setting}={text} names no block of 0..{depth - 1}")
+    return wanted
 
 
 class _Reached(Exception):

@@ -72,6 +72,13 @@ class TransformersBackbone(LibraryBackbone, Split):
         head = getattr(self.model, "head", None)
         return Tokens(patches.mean(dim=1) if head is None else head(hidden), patches, grid)
 
+    def summary(self, hidden: Tensor) -> Tensor:
+        """[B, d] of what leaves a block; see ``Split``."""
+        row = FAMILIES[self.info.family]
+        norm = self.model.get_submodule(row.norm)
+        found: Tensor = norm(hidden[:, 0]) if row.class_tokens else norm(hidden).mean(dim=1)
+        return found
+
     def _set_attention(self, implementation: Attention) -> None:
         self.model.set_attn_implementation(implementation)
 

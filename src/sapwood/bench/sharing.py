@@ -54,6 +54,7 @@ def family(wanted: Run, kind: str) -> str | None:
     if not shared:
         return None
     own = {part: values for part, values in settings.items() if part != "head"}
+    own["read"] = {"blocks": settings["head"].get("blocks")}
     facts = {"backbone": wanted.backbone, "seed": wanted.seed, "image_size": wanted.image_size, "settings": own}
     return json.dumps(facts | {"adapter": method.adapter}, sort_keys=True)
 

@@ -14,6 +14,7 @@ from sapwood.backbones import Size, plan_backbone
 from sapwood.backbones.packed import plan_recorded
 from sapwood.costs.counting import Cost, network_cost
 from sapwood.costs.stored import stored_bytes
+from sapwood.depths import width_read
 from sapwood.errors import ConfigError
 from sapwood.heads import HEADS
 from sapwood.heads.dense import DenseConfig, DenseHead
@@ -76,6 +77,6 @@ def _state_cost(state: State) -> Cost:
     configs: dict[str, Any] = {part: build(types[part], settings[part], part) for part in ("adapter", "head")}
     adapter = ADAPTERS[parts["adapter"]](configs["adapter"], planned.sites, planned.info)
     adapter.load(adapter_history(state, tasks, adapter))
-    head = HEADS[parts["head"]](configs["head"], planned.info.dim)
+    head = HEADS[parts["head"]](configs["head"], width_read(configs["head"], planned.info))
     head.load(*read_part(state, tasks[-1], "head"))
     return network_cost(Network(planned, adapter, head), int(tasks[-1]["declared_bytes"]))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapwood.backbones.families import FAMILIES
 from sapwood.errors import ConfigError
 from sapwood.export.dense_file import dense_file
 from sapwood.export.plain import Plain
@@ -151,6 +152,8 @@ def reading_lines(plain: Plain) -> tuple[str, ...]:
 def _token_lines(plain: Plain, masks: bool) -> tuple[str, ...]:
     info = plain.backbone.info
     flag = ", interpolate_pos_encoding=True" if info.family in _FLAG else ""
+    if plain.network.reads:
+        return _block_lines(plain, flag)
     call = f"output = model(pixel_values=pixel_values{flag})"
     patches = f"output.last_hidden_state[:, {info.prefix_tokens}:]"
     if masks:
@@ -163,6 +166,21 @@ def _token_lines(plain: Plain, masks: bool) -> tuple[str, ...]:
         pooling = getattr(plain.backbone.get_submodule("model").config, "vision_use_head", True)
         return call, f"features = {'output.pooler_output' if pooling else patches + '.mean(dim=1)'}"
     return call, "features = output.last_hidden_state[:, 0]"
+
+
+def _block_lines(plain: Plain, flag: str) -> tuple[str, ...]:
+    """What several blocks say: hidden states are those before each block, and after the last."""
+    row, reads = FAMILIES[plain.backbone.info.family], plain.network.reads
+    token = "[:, 0]" if row.class_tokens else ".mean(dim=1)"
+    # The library's own norm has been over its last hidden states, unless it is one for the class token alone.
+    normed = {plain.backbone.info.depth - 1} if row.norm_of == "tokens" else set()
+    rest = [index + 1 for index in reads if index not in normed]
+    return (
+        f"output = model(pixel_values=pixel_values, output_hidden_states=True{flag})",
+        f"read = [model.{row.norm}(output.hidden_states[index]){token} for index in {rest}]",
+        *(f"read.append(output.last_hidden_state{token})" for _ in normed.intersection(reads)),
+        "features = torch.cat(read, dim=1)",
+    )
 
 
 def head_code(plain: Plain, found: HeadFile) -> str:

@@ -35,7 +35,7 @@ def write(plain: Plain, folder: Path, options: Options) -> Check:
         ConfigError: the backbone or the head is none that can be opened without sapwood.
     """
     plain.refuse_unmerged()
-    row = affine(plain) if plain.kind == "classification" else None
+    row = affine(plain) if plain.kind == "classification" and not plain.network.reads else None
     stock = row is not None and plain.backbone.info.family in _CLASSIFIERS
     if not stock:
         found = head_file(plain)

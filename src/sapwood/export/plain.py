@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sapwood.adapters.base import Adapter
 from sapwood.assembly import assemble
-from sapwood.backbones.base import Backbone, Site, height_width
+from sapwood.backbones.base import Backbone, Site, Tokens, height_width
+from sapwood.depths import reading
 from sapwood.errors import ConfigError, NotMergeable
 from sapwood.heads.base import Head
 from sapwood.network import Network
@@ -146,15 +147,19 @@ class Plain(nn.Module):
         """
         network = self.network
         if self.merged:
-            logits = network.head(network.backbone(pixel_values))
+            logits = network.head(self._tokens(pixel_values))
         else:
             context = network.slot.adapter.plan(pixel_values, network)
             network.slot.context = context
-            logits = network.adapter.calibrate(network.head(network.backbone(pixel_values)), context)
+            logits = network.adapter.calibrate(network.head(self._tokens(pixel_values)), context)
         if self.channels is not None:
             beyond = range(network.head.classes, logits.shape[1])  # of masks: what is none of the classes
             logits = logits[:, [*self.channels, *beyond]]
         return logits / network.head.temperature
+
+    def _tokens(self, pixel_values: Tensor) -> Tokens:
+        with reading(self.backbone, self.network.reads) as pooled:
+            return pooled(self.backbone(pixel_values))
 
 
 def strip(network: Network) -> None:

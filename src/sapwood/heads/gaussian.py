@@ -14,11 +14,11 @@ from torch import Tensor
 from sapwood.heads.base import Features, PooledHead, needed
 from sapwood.heads.class_gaussians import ClassGaussians
 from sapwood.heads.classifiers import Classifier, Groups
-from sapwood.heads.settings import DriftConfig, fault_unless_among, fault_unless_int, fault_unless_number
+from sapwood.heads.settings import PooledConfig, fault_unless_among, fault_unless_int, fault_unless_number
 
 
 @dataclass(frozen=True)
-class AlignConfig(DriftConfig):
+class AlignConfig(PooledConfig):
     """Settings of classifier alignment.
 
     Attributes:
@@ -30,7 +30,7 @@ class AlignConfig(DriftConfig):
         align_steps: least steps, by more epochs where classes are few: the paper's five epochs are 500 steps for its
             100 classes, and the 50 that they would be for ten tune next to nothing.
         align_norm: logits are divided by this times their Euclidean norm before the cross entropy.
-        drift, drift_strength: see ``DriftConfig``; ``linear`` needs ``align = gaussian``.
+        drift, drift_strength: see ``PooledConfig``; ``linear`` needs ``align = gaussian``.
     """
 
     align: str = "none"
@@ -46,7 +46,7 @@ class AlignConfig(DriftConfig):
 
     def align_faults(self) -> list[str]:
         """Faults of these settings."""
-        faults = self.drift_faults()
+        faults = self.pooled_faults()
         faults += fault_unless_among("align", self.align, ("none", "gaussian"))
         faults += fault_unless_among("covariance", self.covariance, ("class", "shared"))
         for name in ("align_samples", "align_epochs", "align_steps", "align_batch"):

@@ -14,16 +14,16 @@ from sapwood.functional.statistics import class_means
 from sapwood.heads.base import Features, PooledHead, needed
 from sapwood.heads.classifiers import Groups
 from sapwood.heads.reading import Expanded, answers, asked
-from sapwood.heads.settings import DriftConfig, refuse
+from sapwood.heads.settings import PooledConfig, refuse
 from sapwood.heads.tensors import ENOUGH_HELD
 
 
 @dataclass(frozen=True)
-class PrototypeConfig(DriftConfig):
-    """Settings of the prototype head: those of ``DriftConfig``."""
+class PrototypeConfig(PooledConfig):
+    """Settings of the prototype head: those of ``PooledConfig``."""
 
     def __post_init__(self) -> None:
-        refuse("prototype", self.drift_faults())
+        refuse("prototype", self.pooled_faults())
 
 
 class PrototypeHead(PooledHead):

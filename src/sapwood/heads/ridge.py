@@ -17,7 +17,7 @@ from sapwood.functional.streaming import add_class_sums
 from sapwood.heads.base import Features, PooledHead, needed
 from sapwood.heads.classifiers import Groups
 from sapwood.heads.reading import Expanded, answers, asked
-from sapwood.heads.settings import DriftConfig, fault_unless_int, fault_unless_number, refuse
+from sapwood.heads.settings import PooledConfig, fault_unless_int, fault_unless_number, refuse
 from sapwood.heads.strength import STRENGTHS, Evidence
 from sapwood.heads.tensors import ENOUGH_HELD
 
@@ -27,20 +27,20 @@ _FOLDS = 5
 
 
 @dataclass(frozen=True)
-class RidgeConfig(DriftConfig):
+class RidgeConfig(PooledConfig):
     """Settings of the ridge head.
 
     Attributes:
         projection: width M of the random projection h = relu(x W); None keeps the sums in feature space (h = x).
         strength: of the regularisation; None chooses it anew in every round.
-        drift, drift_strength: see ``DriftConfig``; ``linear`` needs ``projection = None``.
+        drift, drift_strength: see ``PooledConfig``; ``linear`` needs ``projection = None``.
     """
 
     projection: int | None = None
     strength: float | None = None
 
     def __post_init__(self) -> None:
-        faults = self.drift_faults()
+        faults = self.pooled_faults()
         if self.projection is not None:
             faults += fault_unless_int("projection", self.projection, 1)
             if self.drift == "linear":

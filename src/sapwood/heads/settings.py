@@ -8,6 +8,9 @@ from typing import Any
 
 from sapwood.errors import ConfigError
 
+POOLED = "pooled"
+"""What is read where no blocks are named: the backbone's own feature of a picture."""
+
 
 def fault_unless_int(name: str, value: Any, least: int) -> list[str]:
     """A fault if the value is not an integer of at least ``least``."""
@@ -35,20 +38,25 @@ def refuse(head: str, faults: list[str]) -> None:
 
 
 @dataclass(frozen=True)
-class DriftConfig:
-    """Whether statistics of earlier rounds follow the features when an adapter moves them.
+class PooledConfig:
+    """What heads of pooled features read, and whether statistics follow when an adapter moves the features.
 
     Attributes:
+        blocks: ``pooled``, the backbone's own feature; or blocks as in ``adapter.blocks``, whose class tokens are read
+            one behind the other, each after the final norm (LayUP, Ahrens et al. 2024; without a class token the mean
+            patch). Sums then have as many rows and columns as all of them have numbers.
         drift: ``none``, or ``linear``: carried by a map fitted on the new round's pictures.
         drift_strength: of that fit, relative to the mean diagonal of its Gram matrix.
     """
 
+    blocks: str = POOLED
     drift: str = "none"
     drift_strength: float = 0.1
 
-    def drift_faults(self) -> list[str]:
-        """Faults of these two settings."""
+    def pooled_faults(self) -> list[str]:
+        """Faults of these settings; whether the blocks are there shows once there is a backbone."""
         return [
+            *([] if isinstance(self.blocks, str) else [f"blocks must be a text, got {self.blocks!r}"]),
             *fault_unless_among("drift", self.drift, ("none", "linear")),
             *fault_unless_number("drift_strength", self.drift_strength),
         ]

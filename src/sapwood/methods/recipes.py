@@ -64,6 +64,15 @@ RECIPES = (
         {"head": _RANPAC},
     ),
     Method(
+        "layup",
+        "none",
+        "finetune",
+        "ridge",
+        "frozen class tokens of the last six blocks, ridge regression on them together",
+        "TMLR 2024, arXiv 2312.08888",
+        {"head": {"blocks": "-6:"}},
+    ),
+    Method(
         "lora+ranpac",
         "lora",
         "finetune",
@@ -71,6 +80,15 @@ RECIPES = (
         "LoRA learns in the first round and stays, then as ranpac",
         "NeurIPS 2023, arXiv 2307.02251",
         {"head": _RANPAC, "training": _FIRST},
+    ),
+    Method(
+        "lora+layup",
+        "lora",
+        "finetune",
+        "ridge",
+        "LoRA learns in the first round and stays, then as layup",
+        "TMLR 2024, arXiv 2312.08888",
+        {"head": {"blocks": "-6:"}, "training": _FIRST},
     ),
     Method(
         "joint",
