@@ -126,15 +126,15 @@ class Routed(Adapter):
         """penalty * sum over sites of ||U_kᵀ R_delta||² or what ``penalty_form`` names; None in the first round."""
         if self.guard is None or self.config.penalty == 0:
             return None
-        routes = torch.stack(list(self.delta.values()))
+        routes = self._by_site(self.delta)
         if self.config.penalty_form == "weights":
-            routes = torch.stack([up.T @ up for up in self.up.values()]) @ routes
+            routes = torch.stack([up.T @ up for up in (self.up[site_key(site)] for site in self.sites)]) @ routes
         return self.config.penalty * (self.guard.mT @ routes).square().sum()
 
     @torch.no_grad()
     def after_task(self, task: Task, statistics: Statistics) -> None:
         """R_old takes in R_delta, which is kept to be looked at."""
-        self.last.copy_(torch.stack(list(self.delta.values())))
+        self.last.copy_(self._by_site(self.delta))
         self.old.add_(self.last)
         for delta in self.delta.values():
             delta.zero_()
@@ -152,6 +152,10 @@ class Routed(Adapter):
         key = site_key(site)
         route = self.old[self.index[site.name]] + self.delta[key]
         return self.down[key].clone(), self.scale * self.up[key] @ route
+
+    def _by_site(self, routes: nn.ParameterDict) -> Tensor:
+        """[sites, r, r] in the order of the sites; that of the dictionary is another one (block_10 before block_2)."""
+        return torch.stack([routes[site_key(site)] for site in self.sites])
 
     def routes(self) -> dict[str, Route]:
         """Routing matrices of the last round, by the name of the site."""

@@ -141,7 +141,9 @@ class SDLora(Adapter):
     @torch.no_grad()
     def after_task(self, task: Task, statistics: Statistics) -> None:
         """Make the pair a direction, or find it among the old ones, and the live part nothing."""
-        pairs = {key: unit_pair(self.down[key], self.up[key], self.config.norm) for key in self.down}
+        # In the order of the sites, like ``weights``; that of the dictionaries is another (block_10 before block_2).
+        keys = [site_key(site) for site in self.sites]
+        pairs = {key: unit_pair(self.down[key], self.up[key], self.config.norm) for key in keys}
         sizes = torch.stack([size for _, _, size in pairs.values()])
         common = sizes.square().mean().sqrt()
         own = {f"down.{key}": down for key, (down, _, _) in pairs.items()}
@@ -241,7 +243,8 @@ class SDLora(Adapter):
         groups = self._groups(own)
         weights = torch.cat([self.weights, own["weights"][None]]).double().cpu()
         products = torch.zeros(len(weights), len(weights), dtype=torch.float64)
-        for number, (key, (down, up)) in enumerate(self.past.items()):
+        for number, key in enumerate(map(site_key, self.sites)):
+            down, up = self.past[key]
             stacked = torch.cat([down, own[f"down.{key}"]]), torch.cat([up, own[f"up.{key}"]], 1)
             products += torch.outer(weights[:, number], weights[:, number]) * pair_products(*stacked, groups).cpu()
         cross, energy = products[:-1, -1], products[-1, -1]
