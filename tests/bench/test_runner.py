@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from sapwood.bench import Run, runner
 from sapwood.bench.plan import Plan
 from sapwood.bench.summary import summarise
+from sapwood.data.masks import read_masks
 from sapwood.data.sources import read_data
-from sapwood.data.streams import Round, Stream
+from sapwood.data.streams import MaskStream, Round, Stream
 from sapwood.errors import ConfigError, DataError
 
 from .helpers import row
@@ -47,6 +48,26 @@ def test_domains_are_measured_one_by_one(method: str, domains: Stream, tmp_path:
     assert first is not None
     total = found["after_each"][1]["accuracy"]
     assert (again + second) / 2 == pytest.approx(total)  # equally many test pictures
+
+
+@pytest.mark.parametrize("background", ["include", "exclude"])
+def test_masks_count_the_background_if_the_benchmark_does(
+    background: Literal["include", "exclude"], mask_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    parts = [read_masks(mask_folder(names, 4, name=names[0])) for names in (["ant", "bee"], ["cat"])]
+    tests = read_masks(mask_folder(["ant", "bee", "cat"], 3, name="tests", seed=2))
+    rounds = tuple(Round(f"round {index}", part, tests) for index, part in enumerate(parts))
+    stream = MaskStream("masks", rounds, ("ant", "bee", "cat"), None, tests.legend, background)
+    wanted = Run("frozen+mib", NCM.backbone, 0, (28, 42), settings={"training": {"epochs": 1, "precision": "fp32"}})
+    found = runner.run(stream, wanted, tmp_path / "row.json")
+    counted = []
+    for after in found["after_each"]:
+        values = [value for value in after["per_class"].values() if value is not None]
+        counted.append([*values, *([after["background"]] if background == "include" else [])])
+    means = [sum(values) / len(values) for values in counted]
+    assert found["background"] == background
+    assert found["miou_all"] == found["last_accuracy"] == pytest.approx(means[-1])
+    assert found["average_incremental_accuracy"] == pytest.approx(sum(means) / 2)
 
 
 def test_killed_between_a_round_and_its_measure(

@@ -153,6 +153,25 @@ def test_the_course_of_masks_is_that_of_the_mean_iou(tmp_path: Path) -> None:
     assert [value.mean for value in line.course] == [made["miou_all"] / 2, made["miou_all"]]
 
 
+def test_a_background_that_does_not_count(tmp_path: Path) -> None:
+    made = [each | {"background": "exclude"} for each in mask_rows(tmp_path)]
+    for each in made:
+        for after in each["after_each"]:
+            after["per_class"] = {"road": 0.5, "car": 0.25, "tree": None}
+    line = pick(summarise(made, tmp_path), "clora+mib")
+    assert [value.mean for value in line.course] == [0.375, 0.375]
+    above, below = (
+        [
+            np.load(tmp_path / "rows" / each["counts"]["file"])["counts"][:, :, 1:]
+            for each in made
+            if each["method"] == name
+        ]
+        for name in ("joint", "clora+mib")
+    )
+    _, low, high = paired_iou_difference(above, below, np.random.default_rng(0))
+    assert (line.gap.low, line.gap.high) == pytest.approx((low, high), abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [

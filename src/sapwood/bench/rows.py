@@ -11,8 +11,9 @@ from statistics import fmean
 from typing import Any
 
 from sapwood.assembly import Overrides
+from sapwood.bench.summary import overall
 from sapwood.costs import state_cost
-from sapwood.data.streams import Stream
+from sapwood.data.streams import MaskStream, Stream
 from sapwood.functional.metrics import (
     average_incremental_accuracy,
     backward_transfer,
@@ -94,8 +95,13 @@ def row_of(stream: Stream, wanted: Run, course: Course) -> dict[str, Any]:
         weights = [1] * count
     last = course.tasks[-1]
     cost = state_cost(course.learner.state.path)
-    headline = _headline(stream.kind, course.summaries[-1])
+    headline = _headline(stream, course.summaries[-1])
     score = headline.get("miou_all") if headline else last_accuracy(square, weights)
+    over_rounds = _over_rounds(square, weights)
+    if isinstance(stream, MaskStream):
+        over_rounds["average_incremental_accuracy"] = _mean(
+            [overall(each, stream.background) for each in course.summaries]
+        )
     return {
         "benchmark": stream.name,
         "kind": stream.kind,
@@ -109,7 +115,7 @@ def row_of(stream: Stream, wanted: Run, course: Course) -> dict[str, Any]:
         "upper_bound": recipe.all_data,
         "last_accuracy": score,
         **headline,
-        **_over_rounds(square, weights),
+        **over_rounds,
         "false_accept": _mean(course.accepted[:-1]),
         "accuracy": square,
         "after_each": list(course.summaries),
@@ -174,11 +180,12 @@ def new_classes(stream: Stream) -> list[list[str]]:
     return found
 
 
-def _headline(kind: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    if kind != "segmentation":
+def _headline(stream: Stream, summary: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(stream, MaskStream):
         return {}
-    names = {"miou_all": "miou", "miou_old": "old", "miou_new": "new", "miou_background": "background"}
-    return {name: summary[part] for name, part in names.items()}
+    names = {"miou_old": "old", "miou_new": "new", "miou_background": "background"}
+    whole = {"miou_all": overall(summary, stream.background), "background": stream.background}
+    return whole | {name: summary[part] for name, part in names.items()}
 
 
 def _over_rounds(accuracy: Sequence[Sequence[float | None]], weights: Sequence[int]) -> dict[str, float | None]:

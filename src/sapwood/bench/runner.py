@@ -18,7 +18,8 @@ from sapwood.backbones import create_backbone
 from sapwood.bench.outcomes import false_accept, outcomes
 from sapwood.bench.rows import Course, Run, new_classes, row_of
 from sapwood.bench.sharing import Sharing
-from sapwood.data.streams import Stream
+from sapwood.bench.summary import overall
+from sapwood.data.streams import MaskStream, Stream
 from sapwood.errors import ConfigError
 from sapwood.kinds import KINDS
 from sapwood.learner import Learner
@@ -142,7 +143,7 @@ def _domain_cells(learner: Learner, stream: Stream, upto: int) -> list[float | N
     for part in stream.rounds[: upto + 1]:
         confusion = torch.tensor(learner.evaluate(part.test).confusion)
         summary = learner.kind.summary(confusion, learner.classes_, learner.record["tasks"])
-        cells.append(summary["miou" if stream.kind == "segmentation" else "accuracy"])
+        cells.append(overall(summary, stream.background) if isinstance(stream, MaskStream) else summary["accuracy"])
     return cells
 
 

@@ -148,9 +148,21 @@ def _group(line: Line) -> tuple[bool, bool]:
 
 
 def headline(row: Row, index: int) -> float | None:
-    """What was measured after a round of all classes so far: accuracy, or mean IoU with the background."""
+    """What was measured after a round of all classes so far: accuracy, or mean IoU."""
     after = row["after_each"][index] if index < len(row["after_each"]) else {}
-    return after.get("miou" if row["kind"] == "segmentation" else "accuracy")
+    return overall(after, row.get("background", "include")) if row["kind"] == "segmentation" else after.get("accuracy")
+
+
+def overall(summary: Mapping[str, Any], background: str) -> float | None:
+    """Mean IoU of all classes so far, with the background where it is to ``include``; None where nothing was measured.
+
+    >>> overall({"miou": 0.5, "per_class": {"road": 0.6, "car": None}, "background": 0.4}, "exclude")
+    0.6
+    """
+    if background == "include":
+        return summary.get("miou")
+    found = [value for value in summary.get("per_class", {}).values() if value is not None]
+    return fmean(found) if found else None
 
 
 def _check(rows: Sequence[Row], groups: Mapping[tuple[str, str], Sequence[Row]]) -> None:
@@ -218,6 +230,8 @@ def _interval(pairs: Sequence[tuple[Row, Row]], folder: Path | None) -> Differen
     compare: Callable[..., Difference]
     if pairs[0][0]["kind"] == "segmentation":
         compare, outcomes = paired_iou_difference, [[_counts(row, folder) for row in pair] for pair in pairs]
+        if pairs[0][0].get("background") == "exclude":  # the first channel
+            outcomes = [[None if each is None else each[:, :, 1:] for each in pair] for pair in outcomes]
     else:
         compare, outcomes = paired_difference, [[correct(row) for row in pair] for pair in pairs]
     flat = [each for pair in outcomes for each in pair]
