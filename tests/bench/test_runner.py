@@ -130,6 +130,11 @@ def test_held_out_pictures_stand_for_the_test_pictures(picture_folder: Callable[
             assert Counter(part.test.labels) == {
                 name: round(0.3 * len(other.train) / 2) for name in other.train.classes
             }
+    few = Plan(f"own:{picture_folder({'ant': 8, 'bee': 4}, name='few')}:2", ("ncm",), held_out=0.3)
+    assert [len(part.test) for part in few.stream(0).rounds] in ([2, 1], [1, 2])
+    alone = replace(few, benchmark=f"own:{picture_folder({'ant': 8, 'bee': 2}, name='alone')}:2")
+    with pytest.raises(DataError, match="bee has a single training picture, so none can be held out"):
+        alone.stream(0)
     for share in (0, 1, -0.5):
         with pytest.raises(ConfigError, match=r"--held-out must lie in \(0, 1\), got"):
             replace(own, held_out=share)

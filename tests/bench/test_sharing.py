@@ -124,6 +124,36 @@ def test_rounds_with_known_classes_are_not_shared(
     assert spent < len(steps) < 2 * spent  # the first round was new, and is shared
 
 
+def test_once_a_class_came_again_nothing_more_is_shared(
+    picture_folder: Callable[..., Path], stream: Stream, steps: list[int], tmp_path: Path
+) -> None:
+    """Rows of old classes are each run's own, and that round trains them: what follows differs too."""
+    again = read_data(picture_folder(["bee", "gnu"], 10, name="again", seed=3))
+    rounds = (stream.rounds[0], Round("again", again, stream.rounds[0].test), *stream.rounds[1:])
+    mixed = Stream("mixed", rounds, (*stream.classes[:2], "gnu", *stream.classes[2:]), None)
+    learned(mixed, wanted("seq-lora+slca"), tmp_path / "first", tmp_path / "trained")
+    spent = len(steps)
+    assert learned(mixed, wanted("seq-lora"), tmp_path / "second", tmp_path / "trained")[1]
+    assert len(steps) == spent + spent * 3 // 4  # all but the first round
+
+
+def test_where_nothing_can_be_put_each_trains_for_itself(stream: Stream, steps: list[int], tmp_path: Path) -> None:
+    (tmp_path / "trained").write_text("a file")
+    for name in ("seq-lora", "seq-lora+ridge"):
+        assert not learned(stream, wanted(name), tmp_path / name, tmp_path / "trained")[1]
+    assert len(steps) % 2 == 0
+
+
+def test_what_else_the_bits_follow_from(stream: Stream, steps: list[int], tmp_path: Path) -> None:
+    learned(stream, wanted("seq-lora"), tmp_path / "first", tmp_path / "trained")
+    shelves = [json.loads(file.read_text()) for file in (tmp_path / "trained").glob("*/plan.json")]
+    assert sorted(len(facts["rounds"]) for facts in shelves) == [1, 2, 3]
+    for facts in shelves:
+        assert facts["precision"] == "fp32"
+        assert facts["attention"] in ("sdpa", "eager")
+        assert (facts["threads"], facts["torch"]) == (torch.get_num_threads(), torch.__version__)
+
+
 def test_other_pictures_are_other_trainings(
     stream: Stream, picture_folder: Callable[..., Path], steps: list[int], tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def test_masks_have_their_own_columns(tmp_path: Path) -> None:
         ({"upper_bound": True}, "‡ Upper bound"),
         ({"weights": "random"}, "random: "),
         ({"timing_valid": False}, "Timings invalid"),
+        ({"code_sha256": "other"}, "The rows come from 2 states of the code"),
         ({"netscore": None}, "– Not measured"),
     ],
 )

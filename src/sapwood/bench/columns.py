@@ -190,6 +190,9 @@ def notes(lines: Sequence[Line]) -> list[str]:
             "Timings invalid where rows ran side by side or on a cluster, were stopped and gone on with, or took over "
             "the training of a row that differs in its head alone: not shown."
         )
+    states = {row.get("code_sha256") for line in lines for row in line.rows}
+    if len(states) > 1:
+        found.append(f"The rows come from {len(states)} states of the code (`code_sha256` in `results.json`).")
     if any(NOTHING in cells(line) for line in lines):
         found.append(
             f"{NOTHING} Not measured, or not defined (NetScore where nothing is fitted; the gap of joint itself)."

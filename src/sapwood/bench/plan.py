@@ -110,7 +110,7 @@ class Plan:
         elif self.per_class is not None:
             options["per_class"] = self.per_class
         found = benchmark_named(self.benchmark)(Path(self.data) if self.data else None, **options)
-        return found if self.held_out is None else validation_stream(found, self.held_out, seed)
+        return found if self.held_out is None else validation_stream(found, self.held_out)
 
     def rows(self) -> dict[str, Row]:
         """By the name of their file, in the order of work: the first seed of everything comes first."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from filelock import FileLock
 
 from sapwood.assembly import merge_settings
 from sapwood.bench.rows import Run, code_sha256, new_classes
 from sapwood.data.streams import Stream
+from sapwood.errors import SapwoodError
 from sapwood.heads import HEADS
-from sapwood.heads.base import Head
+from sapwood.heads.base import PooledHead
 from sapwood.learner import Learner
 from sapwood.methods import find_method
 from sapwood.state import State
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 TRAINED = "trained"
 """Folder of the trainings, beside the rows."""
 _MARK = "took-over"
+# Heads that do any of this their own way train more than a row a class.
+_TRAINING = ("make_classifier", "training_logits", "grow", "before_task")
 
 
 def family(wanted: Run, kind: str) -> str | None:
@@ -48,8 +53,7 @@ def family(wanted: Run, kind: str) -> str | None:
         and method.adapter != "none"
         and method.objective == "finetune"
         and settings["objective"]["scope"] == "own"
-        # Other classifiers train more than rows: a scale that all classes share.
-        and HEADS[method.head].make_classifier is Head.make_classifier
+        and all(getattr(HEADS[method.head], name) is getattr(PooledHead, name) for name in _TRAINING)
     )
     if not shared:
         return None
@@ -92,20 +96,25 @@ class Sharing:
         return (self.work / _MARK).exists()
 
     def join(self, learner: Learner, index: int) -> None:
-        """Let the learner's next round, ``index`` of the stream, be shared if all its classes are new."""
+        """Let the learner's next round, ``index`` of the stream, be shared, if no class has come twice until then."""
         rounds = new_classes(self.stream)[: index + 1]
-        if self.family is None or rounds[index] != list(self.stream.rounds[index].train.classes):
+        brought = [list(part.train.classes) for part in self.stream.rounds[: index + 1]]
+        if self.family is None or rounds != brought:
             learner.state = State(learner.state.path, learner.state.version)  # the round before may have been shared
             return
-        record = learner.record
+        record, network = learner.record, learner.network
         facts = {
             "family": json.loads(self.family),
             "weights": record["backbone"]["sha256"],
             "pictures": self.stream.sha256(),
             "rounds": rounds,
+            "precision": network.precision,
+            "device": str(learner.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
             "code": code_sha256(),
         }
-        rows = {name: value.detach().cpu().clone() for name, value in learner.network.head.named_parameters()}
+        rows = {name: value.detach().cpu().clone() for name, value in network.head.named_parameters()}
         learner.state = _Joined(learner.state, self.folder, facts, rows, self.work / _MARK)
 
 
@@ -129,31 +138,34 @@ class _Shared(TrainingFolder):
         self, path: Path, folder: Path, facts: Mapping[str, Any], rows: Mapping[str, Tensor], mark: Path
     ) -> None:
         super().__init__(path)
-        self.facts, self.rows, self.mark = facts, rows, mark
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-        self.shelf = TrainingFolder(folder / key)
+        self.folder, self.facts, self.rows, self.mark = folder, facts, rows, mark
 
     def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Write a checkpoint; the last one for other runs too, without what only further steps would need."""
         super().save(tensors, meta)
         if meta["position"]["step"] < meta["steps"]:
             return
-        self.shelf.path.parent.mkdir(exist_ok=True)
-        with self._held():
-            if self.shelf.load() is None:
-                lasting = {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
-                self.shelf.begin(self.facts)
-                self.shelf.save(lasting, meta)
+        facts = self._facts()
+        shelf = self._shelf(facts)
+        # Whoever is done with the folder removes it: then nothing is shared, and nothing is lost.
+        with suppress(OSError, SapwoodError):
+            shelf.path.parent.mkdir(exist_ok=True)
+            with FileLock(shelf.path.with_suffix(".lock")):
+                if shelf.load() is None:
+                    shelf.begin(facts)
+                    shelf.save(
+                        {name: each for name, each in tensors.items() if not name.startswith("optimizer.")}, meta
+                    )
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The newest checkpoint: of this run, else the last one of another."""
         found = super().load()
         if found is not None:
             return found
-        if not self.shelf.path.exists():
-            return None
-        with self._held():
-            found = self.shelf.load()
+        shelf = self._shelf(self._facts())
+        if shelf.path.exists():
+            with suppress(OSError, SapwoodError), FileLock(shelf.path.with_suffix(".lock")):
+                found = shelf.load()
         if found is None:
             return None
         tensors, meta = found
@@ -162,5 +174,9 @@ class _Shared(TrainingFolder):
         self.mark.touch()
         return tensors, meta
 
-    def _held(self) -> FileLock:
-        return FileLock(self.shelf.path.with_suffix(".lock"))
+    def _facts(self) -> dict[str, Any]:
+        """What the bits of a training follow from, the way of attention among it, which is measured."""
+        return {**self.facts, "attention": (self.plan() or {}).get("attention")}
+
+    def _shelf(self, facts: Mapping[str, Any]) -> TrainingFolder:
+        return TrainingFolder(self.folder / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32])
