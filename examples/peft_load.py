@@ -30,7 +30,10 @@ def stock_model(folder: Path, base: str | None) -> torch.nn.Module:
     wanted = config["auto_mapping"]
     model_class = getattr(importlib.import_module(wanted["parent_library"]), wanted["base_model_class"])
     if base is None and config["base_model_name_or_path"] is None:
-        raise SystemExit(f"{folder} names no backbone on the hub; give the folder of its weights with --base")
+        raise SystemExit(
+            f"{folder} names no backbone on the hub; give the folder of its weights with --base "
+            "(`sapwood pack STATE PACKED` writes them into PACKED/backbone)"
+        )
     if base is None:
         return model_class.from_pretrained(config["base_model_name_or_path"], revision=config["revision"])
     return model_class.from_pretrained(base)
@@ -58,6 +61,27 @@ def logits(features: torch.Tensor, head: dict[str, torch.Tensor]) -> torch.Tenso
     return found / head["temperature"]
 
 
+def read(model: torch.nn.Module, pixels: torch.Tensor, facts: dict, options: dict) -> torch.Tensor:
+    """The features [B, d] that the head was fitted on: the model's own, or the class tokens of several blocks."""
+    if not facts["blocks"]:
+        output = model(pixel_values=pixels, **options)
+        pooled = facts["base_class"].startswith(("CLIP", "Siglip"))
+        return output.pooler_output if pooled else output.last_hidden_state[:, 0]
+    if facts["base_class"].startswith("Siglip"):
+        raise SystemExit("this model has no class token; the card beside it shows how its blocks are read")
+    norm = model.get_base_model().get_submodule(facts["norm"])
+    output = model(pixel_values=pixels, output_hidden_states=True, **options)
+    last = len(output.hidden_states) - 2
+    # The library's own norm has been over its last hidden states, but for CLIP's, which is for the class token alone.
+    found = [
+        output.last_hidden_state[:, 0]
+        if block == last and not facts["base_class"].startswith("CLIP")
+        else norm(output.hidden_states[block + 1][:, 0])
+        for block in facts["blocks"]
+    ]
+    return torch.cat(found, dim=1)
+
+
 @torch.no_grad()
 def main() -> None:
     """Print each picture's class and score."""
@@ -74,9 +98,7 @@ def main() -> None:
     for path in given.pictures:
         pixels = view(path, facts["preprocessing"])[None]
         options = {} if "Dinov2" in facts["base_class"] else {"interpolate_pos_encoding": True}
-        output = model(pixel_values=pixels, **options)
-        pooled = facts["base_class"].startswith(("CLIP", "Siglip"))
-        features = output.pooler_output if pooled else output.last_hidden_state[:, 0]
+        features = read(model, pixels, facts, options)
         scores = logits(features, head).softmax(1)[0]
         print(f"{path}: {facts['classes'][int(scores.argmax())]} {scores.max():.4f}")
 

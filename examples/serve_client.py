@@ -1,7 +1,7 @@
 """Ask a server, and teach it a class; needs nothing but Python.
 
     sapwood serve birds
-    python serve_client.py ask heron.jpg swan.jpg [--url http://127.0.0.1:8000] [--top 3] [--tile]
+    python serve_client.py [--url http://127.0.0.1:8000] ask heron.jpg swan.jpg [--top 3] [--tile]
     python serve_client.py teach heron pictures/heron
 
 Where the server wants tokens, they are taken from SAPWOOD_ASK_TOKEN and SAPWOOD_TEACH_TOKEN.

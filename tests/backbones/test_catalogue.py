@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sapwood.backbones import ARCHITECTURES, BACKBONES, create_backbone, fingerprint, known_backbones, plan_backbone
+from sapwood.backbones.library import transformers_class
 from sapwood.errors import BackboneError, ConfigError, UnknownName
 
 
@@ -183,3 +184,16 @@ def test_threads_that_draw_random_weights_at_once_get_the_same() -> None:
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(create_backbone, ["random:dinov2-tiny"] * 8))
     assert {backbone.info.sha256 for backbone in made} == {create_backbone("random:dinov2-tiny").info.sha256}
+
+
+def test_a_stop_while_transformers_is_imported_is_no_broken_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped:
+        def __getattr__(self, name: str) -> object:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as stop:
+                raise RuntimeError(f"Failed to import {name}") from stop
+
+    monkeypatch.setitem(sys.modules, "transformers", Stopped())  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        transformers_class("Dinov2Model")

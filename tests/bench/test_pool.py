@@ -204,3 +204,22 @@ def test_a_method_of_another_package_is_benched(own: str, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["results"]
     assert (row["method"], row["parts"]["head"]) == ("quiet", "cosine")
+
+
+def test_what_could_not_be_a_bench_leaves_nothing(own: str, command: Callable[..., Result], tmp_path: Path) -> None:
+    """A size that does not fit is said at once, and a folder in which nothing was learned may be used with another."""
+    options = ("--methods", "ncm", "--seeds", "1", "--no-controls")
+    out = tmp_path / "out"
+    refused = command(out, *options, "--image-size", "30")
+    assert refused.code == 2
+    assert "30" in refused.err.splitlines()[-1]
+    assert not out.exists()
+    out.mkdir()
+    (out / "bench.json").write_text('{"image_size": 80}')
+    assert command(out, *options).code == 0
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "bee.jpg").write_bytes(b"")
+    refused = command(photos, *options)
+    assert (refused.code, list(photos.iterdir())) == (2, [photos / "bee.jpg"])
+    assert f"--out {photos} holds other things; name a folder that is new, empty or a bench's" in refused.err

@@ -18,7 +18,13 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "peft_load.py"
 
 @pytest.mark.parametrize(
     ("method", "backbone"),
-    [("seq-lora", "random:dinov2-tiny"), ("lora+ranpac", "random:dinov2-tiny"), ("c-lora", "random:clip-tiny")],
+    [
+        ("seq-lora", "random:dinov2-tiny"),
+        ("lora+ranpac", "random:dinov2-tiny"),
+        ("c-lora", "random:clip-tiny"),
+        ("lora+layup", "random:dinov2-tiny"),
+        ("lora+layup", "random:clip-tiny"),
+    ],
 )
 def test_classes_and_scores_are_those_of_predict(
     method: str,
@@ -29,7 +35,7 @@ def test_classes_and_scores_are_those_of_predict(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    state = taught(method, backbone=backbone, size=28 if "dinov2" in backbone else 64)
+    state = taught(method, "classification", backbone=backbone, size=28 if "dinov2" in backbone else 64)
     # Not much larger than the view: of others sapwood decodes a smaller version first.
     pictures = picture_folder(
         ["ant", "bee", "cat", "dog"], 2, name="new", seed=7, size=32 if "dinov2" in backbone else 72

@@ -66,8 +66,17 @@ def transformers_class(name: str) -> Any:
 
         return getattr(transformers, name)
     except (ImportError, AttributeError, RuntimeError) as error:
+        if _stopped(error):
+            raise KeyboardInterrupt from error
         why = first_line(error)
         raise BackboneError(f"transformers has no usable {name} ({why}); pip install 'transformers>=5.18'") from error
+
+
+def _stopped(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C lies at the root of an error: imports of imports wrap it into errors of their own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from sapwood.backbones import plan_backbone
 from sapwood.bench.budget import chosen_epochs
 from sapwood.bench.engines.base import TAKEN, UNSEEN, End, Engine, Job
 from sapwood.bench.plan import Plan
@@ -55,6 +56,8 @@ def work(
         Interrupted: a stop was asked for; the rows in work have written a checkpoint.
     """
     folder, rows = out / "rows", plan.rows()
+    if plan.image_size is not None:
+        plan_backbone(plan.backbone, plan.image_size)  # a size that does not fit is found now
     names = list(rows)
     order = order_of_work({name: row.run for name, row in rows.items()}, plan.kind)
     waiting = [name for name in order if not (folder / f"{name}.json").exists()]
@@ -121,13 +124,15 @@ def _run(
 
 def _claim(plan: Plan, out: Path) -> None:
     """Remember what the folder is for, or see that it is for this."""
+    wanted, file = plan.fingerprint(), out / _REQUEST
     try:
+        if out.is_dir() and not file.exists() and not file.with_suffix(".lock").exists() and any(out.iterdir()):
+            raise ConfigError(f"--out {out} holds other things; name a folder that is new, empty or a bench's")
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"--out {out} is a file; name a folder") from None
-    wanted, file = plan.fingerprint(), out / _REQUEST
     with FileLock(file.with_suffix(".lock")):
-        if not file.exists():
+        if not any((out / "rows").glob("*.json")) and not any((out / "rows").glob("*.work")):
             put(file, json.dumps(wanted, indent=1) + "\n")
             return
         has = json.loads(file.read_text("utf-8"))

@@ -47,21 +47,32 @@ def write_predictions(
     answers: Iterable[MaskPrediction], out: Path | None, overlays: Path | None
 ) -> list[dict[str, Any]]:
     """Write masks and overlays as they come: what ``predict --json`` lists, one entry a picture."""
-    from PIL import Image
-
-    from sapwood.data.palette import overlay, write_mask
+    from sapwood.data.palette import overlay, write_drawn, write_mask
 
     listed: list[dict[str, Any]] = []
     taken: set[str] = set()
     for answer in answers:
         name = _free_name(Path(answer.path).stem or "picture", taken)
         if out is not None:
-            write_mask(out / f"{name}.png", answer.mask)
+            write_mask(_own(out / f"{name}.png"), answer.mask, drawn=True)
         if overlays is not None:
-            Image.fromarray(overlay(answer.image, answer.mask)).save(overlays / f"{name}.png")
+            write_drawn(_own(overlays / f"{name}.png"), overlay(answer.image, answer.mask))
         written = str(out / f"{name}.png") if out is not None else None
         listed.append({"path": answer.path, "mask": written, "classes": answer.shares})
     return listed
+
+
+def _own(path: Path) -> Path:
+    """A place for a drawn file; what stands there may be replaced only if it was drawn too.
+
+    Raises:
+        ConfigError: it is somebody's picture or mask.
+    """
+    from sapwood.data.palette import was_drawn
+
+    if path.exists() and not was_drawn(path):
+        raise ConfigError(f"{path} was not written by predict and would be lost; name another folder")
+    return path
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

@@ -68,6 +68,8 @@ def report(
     with _placing(output):
         if not output.parent.is_dir() or output.is_dir():
             raise ConfigError(f"--output {output}: must be a file in a folder that is there")
+        if output.is_file() and output.suffix.lower() not in (".html", ".htm"):
+            raise ConfigError(f"--output {output}: is there and no page, and would be lost; name a file *.html")
         stream = output.exists() and not output.is_file()  # a device or a pipe, which nothing may replace
         place = output if stream else output.resolve()  # a link stays one: what it points to is replaced
         if not stream:  # fail before anything is computed

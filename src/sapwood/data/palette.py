@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sapwood.data.legend import IGNORE, Colour
 
@@ -31,15 +32,39 @@ def palette(count: int = 256) -> list[Colour]:
 
 
 _COLOURS = np.array(palette(), np.uint8)
+_SOFTWARE = "sapwood predict"
 
 
-def write_mask(path: Path | BinaryIO, values: np.ndarray) -> None:
-    """Values uint8 [H, W] as a palette PNG: its indices are the values, its colours are ``palette``'s."""
+def write_mask(path: Path | BinaryIO, values: np.ndarray, *, drawn: bool = False) -> None:
+    """Values uint8 [H, W] as a palette PNG: its indices are the values, its colours are ``palette``'s.
+
+    ``drawn`` marks it as a prediction, see ``was_drawn``.
+    """
     if values.dtype != np.uint8 or values.ndim != 2:
         raise ValueError(f"a mask must be uint8 [H, W], got {values.dtype} {list(values.shape)}")
     image = Image.fromarray(np.ascontiguousarray(values))
     image.putpalette(_COLOURS.tobytes())
-    image.save(path, format="PNG")
+    image.save(path, format="PNG", pnginfo=_mark() if drawn else None)
+
+
+def write_drawn(path: Path, pixels: np.ndarray) -> None:
+    """A drawing uint8 [H, W, 3] as PNG, which tells that it is one."""
+    Image.fromarray(pixels).save(path, format="PNG", pnginfo=_mark())
+
+
+def was_drawn(path: Path) -> bool:
+    """Whether a file is a prediction, and may be replaced by a newer one."""
+    try:
+        with Image.open(path) as image:
+            return image.format == "PNG" and image.info.get("Software") == _SOFTWARE
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def _mark() -> PngInfo:
+    info = PngInfo()
+    info.add_text("Software", _SOFTWARE)
+    return info
 
 
 def overlay(rgb: np.ndarray, mask: np.ndarray, alpha: float = 0.5) -> np.ndarray:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sapwood.backbones.base import Backbone, Site, Tokens, first_line, height_width
+from sapwood.backbones.families import FAMILIES
 from sapwood.backbones.library import quiet
 from sapwood.backbones.packed import open_recorded
 from sapwood.errors import ConfigError, SapwoodError
@@ -71,6 +72,8 @@ def write(plain: Plain, folder: Path, options: Options) -> Check:
             "float32_difference": differences.rounded,
             "score_difference": differences.scores,
             "base_class": stock_class(plain).__name__,
+            "blocks": list(plain.network.reads),
+            "norm": FAMILIES[plain.backbone.info.family].norm if plain.network.reads else None,
             "head": found.form,
         },
         usage=usage(plain, found, options.target),

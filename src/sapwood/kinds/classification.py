@@ -167,7 +167,8 @@ class Classification(Kind):
         unknown = [name for name in tests.pictures.classes if name not in taught]
         if unknown:
             raise DataError(
-                f"unknown class {', '.join(map(repr, unknown[:5]))} in the test pictures; known: {', '.join(names)}"
+                f"unknown class {', '.join(map(repr, unknown[:5]))} in the test pictures; known: {', '.join(names)}. "
+                "Learn it first, or leave its pictures out"
             )
         return []
 
