@@ -23,7 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"registry", "cache", "hidden_cache", "operations", "settings", "progress", "task", "world"}),
     frozenset({"functional", "backbones", "data", "state"}),
     frozenset({"adapters", "heads", "objectives"}),
-    frozenset({"adapted", "methods", "network", "observing"}),
+    frozenset({"adapted", "depths", "methods", "network", "observing"}),
     frozenset({"assembly", "collector", "export", "feeds", "passing", "prefixes", "training"}),
     frozenset(
         {"acceptance", "announce", "costs", "evaluation", "fitting", "history", "kinds", "learner", "mask_evaluation"}

@@ -202,7 +202,7 @@ def test_steps_of_objectives(spoken: Callable[..., dict[str, Any]]) -> None:
     ("script", "options", "key"),
     [
         ("step.py", ("--size", "28", "--batch", "2", "--rounds", "1", "--precisions", "fp32"), "fp32"),
-        ("learn.py", ("--size", "28", "--pictures", "8", "--epochs", "1"), "waiting_share"),
+        ("learn.py", ("--size", "28", "--pictures", "8", "--epochs", "1"), "8"),
     ],
 )
 def test_the_other_scripts_run(
