@@ -16,6 +16,8 @@ from sapwood.heads import HEADS
 from sapwood.network import Network
 from sapwood.task import Task
 
+from .toys import fill
+
 TINY, SIZE = "random:dinov2-tiny", 28
 TASKS = [Task(index, str(index), (index,), (index,), index + 1, seed=5) for index in range(12)]
 Dense = dict[str, np.ndarray]
@@ -28,16 +30,6 @@ def adapter_of(**settings: Any) -> SDLora:
 
 def key(name: str) -> str:
     return name.replace(".", "_")
-
-
-@torch.no_grad()
-def fill(adapter: SDLora, seed: int) -> None:
-    """Stand in for training: every trained tensor moves; sites and factors by different amounts."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in adapter.parameters():
-        if parameter.requires_grad:
-            size = 0.1 + torch.rand((), generator=generator)
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
 
 
 def live(adapter: SDLora) -> Dense:

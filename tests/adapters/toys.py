@@ -193,3 +193,13 @@ class Folding(Toy):
 
 
 TOYS: dict[str, type[Toy]] = {"toy-experts": Experts, "toy-gated": Gated, "toy-folding": Folding}
+
+
+@torch.no_grad()
+def fill(adapter: Adapter, seed: int) -> None:
+    """Stand in for training: every trained tensor moves; sites and factors by different amounts."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in adapter.parameters():
+        if parameter.requires_grad:
+            size = 0.1 + torch.rand((), generator=generator)
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))

@@ -101,7 +101,7 @@ def test_blocks_that_are_not_there() -> None:
     with pytest.raises(ConfigError, match=r"head\.blocks: '7' is not a block of 0\.\.1; write all, 0,1 or -4:"):
         check_read(RidgeConfig(blocks="7"), backbone)
     with pytest.raises(ConfigError, match="blocks must be a text, got 3"):
-        RidgeConfig(blocks=3)  # type: ignore[arg-type]
+        RidgeConfig(blocks=3)
     for name in ("random:mit-tiny", "random:resnet-tiny"):
         with pytest.raises(ConfigError, match=r"of a plain vision transformer.*take --set head\.blocks=pooled"):
             check_read(RidgeConfig(blocks="-1:"), create_backbone(name))

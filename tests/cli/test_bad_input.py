@@ -273,15 +273,6 @@ def test_a_full_disk_under_the_report(sapwood: Run, read_only_world: World) -> N
     assert done.err.startswith("error: No space left on device")
 
 
-def test_a_report_replaces_pages_alone(sapwood: Run, tmp_path: Path, read_only_world: World) -> None:
-    photo = tmp_path / "000.jpg"
-    photo.write_bytes(b"a photo")
-    done = sapwood("report", read_only_world.state, "-o", photo)
-    assert done.code == 2
-    assert f"--output {photo}: is there and no page, and would be lost; name a file *.html" in done.err
-    assert photo.read_bytes() == b"a photo"
-
-
 def test_where_a_report_cannot_lie(sapwood: Run, tmp_path: Path, read_only_world: World) -> None:
     for place in (tmp_path, tmp_path / "none" / "page.html"):
         done = sapwood("report", read_only_world.state, "-o", place)

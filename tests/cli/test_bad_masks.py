@@ -188,3 +188,18 @@ def test_masks_and_names_of_pictures_do_not_mix(
     assert "--out, --tile: only for states that draw masks" in done.err
     assert not (tmp_path / "out").exists()
     assert tree(tmp_path / "names") == before
+
+
+def test_masks_that_were_not_predicted_are_never_replaced(sapwood: Run, tmp_path: Path, street: Street) -> None:
+    picture = min((street.data / "images").iterdir())
+    truth, drawn = (street.data / "masks" / f"{picture.stem}.png").read_bytes(), f"{picture.stem}.png"
+    for option, name in (("--out", "masks"), ("--overlay", "pictures")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / drawn).write_bytes(truth)
+        done = sapwood("predict", street.state, picture, option, tmp_path / name)
+        assert done.code == 2
+        assert f"{tmp_path / name / drawn} was not written by predict and would be lost; name another" in done.err
+        assert (tmp_path / name / drawn).read_bytes() == truth
+        (tmp_path / name / drawn).unlink()
+        for _ in range(2):  # its own it may replace
+            assert sapwood("predict", street.state, picture, option, tmp_path / name).code == 0

@@ -136,3 +136,12 @@ def test_report(sapwood: Run, tmp_path: Path, read_only_world: World) -> None:
     assert "random:dinov2-tiny" in text
     assert text.count("data:image/") >= 9
     assert "://" not in text.replace("http://www.w3.org", ""), "needs nothing else"
+
+
+def test_a_report_replaces_pages_alone(sapwood: Run, tmp_path: Path, read_only_world: World) -> None:
+    photo = tmp_path / "000.jpg"
+    photo.write_bytes(b"a photo")
+    done = sapwood("report", read_only_world.state, "-o", photo)
+    assert done.code == 2
+    assert f"--output {photo}: is there and no page, and would be lost; name a file *.html" in done.err
+    assert photo.read_bytes() == b"a photo"

@@ -280,22 +280,6 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(sapwood: Run, tmp_path
     assert rows[0]["classes"] != rows[1]["classes"]
 
 
-def test_masks_that_were_not_predicted_are_never_replaced(sapwood: Run, tmp_path: Path, street: Street) -> None:
-    picture, out = street.test / "images" / "000.png", tmp_path / "masks"
-    out.mkdir()
-    truth = (street.test / "masks" / "000.png").read_bytes()
-    for option, name in (("--out", "masks"), ("--overlay", "pictures")):
-        (tmp_path / name).mkdir(exist_ok=True)
-        (tmp_path / name / "000.png").write_bytes(truth)
-        done = sapwood("predict", street.state, picture, option, tmp_path / name)
-        assert done.code == 2
-        assert f"{tmp_path / name / '000.png'} was not written by predict and would be lost; name another" in done.err
-        assert (tmp_path / name / "000.png").read_bytes() == truth
-        (tmp_path / name / "000.png").unlink()
-        for _ in range(2):  # its own it may replace
-            assert sapwood("predict", street.state, picture, option, tmp_path / name).code == 0
-
-
 @pytest.mark.parametrize(
     ("command", "options", "told"),
     [
