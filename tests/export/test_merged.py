@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
+from sapwood.backbones import create_backbone
 from sapwood.data.transforms import eval_view
 from sapwood.errors import ConfigError
 from sapwood.export import Plain, export
@@ -81,6 +82,21 @@ def test_other_families_leave_as_encoder_and_head(family: str, method: str, taug
     assert made.max_difference <= 1e-5
     assert made.facts["opened_by"] == "AutoModel"
     assert (tmp_path / "out" / "head.safetensors").is_file()
+
+
+@pytest.mark.parametrize("family", ["dinov2", "vit", "clip", "siglip"])
+def test_blocks_are_read_behind_the_norm_once(family: str, taught: Taught, tmp_path: Path) -> None:
+    """Random weights come with norms that could be applied twice unseen."""
+    model: Any = create_backbone(f"random:{family}-tiny").get_submodule("model")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for norm in (module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)):
+            norm.weight.mul_(1 + torch.rand(norm.weight.shape, generator=generator))
+            norm.bias.add_(torch.rand(norm.bias.shape, generator=generator))
+    model.save_pretrained(tmp_path / "backbone")
+    state = taught("layup", backbone=str(tmp_path / "backbone"), size=28 if family == "dinov2" else 64)
+    made = export(state, tmp_path / "out", accept_licence=True)
+    assert made.max_difference <= 1e-5
 
 
 def test_the_check_would_see_another_answer() -> None:
