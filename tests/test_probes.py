@@ -120,7 +120,7 @@ def test_what_is_kept_stays_out_of_later_rounds(learner: Learner, first: Path, p
     assert kept < {probe.sha256 for probe in probes}
     assert sum(probe.classes == ("bee",) for probe in probes) == 4  # pictures that come twice are not chosen
 
-    learner.learn(again, task="none", keep_probe=0)
+    learner.learn(again, task="none", keep_probe=0, relearn=True)
     assert learner.record["keep_probe"] == 0
     assert {probe.sha256 for probe in read_probes(learner.state)} == {probe.sha256 for probe in probes}
 

@@ -18,11 +18,11 @@ from sapwood.kinds import Round
 from sapwood.kinds.base import task_names
 from sapwood.kinds.classification import PictureRound
 from sapwood.kinds.mask_round import MaskRound
+from sapwood.learned import Duplicate
 from sapwood.network import Network
 from sapwood.objectives import OBJECTIVES
 from sapwood.prefixes import first_adapted
 from sapwood.preparation import Prepared, taught
-from sapwood.probes import learned_pictures
 from sapwood.progress import Progress
 from sapwood.state import State
 
@@ -30,23 +30,6 @@ _LISTED = 5
 _LOOKED_AT = 64  # pictures that are predicted before training, in all
 _OF_ONE_CLASS = 12
 _MOSTLY = 0.5
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """A picture that an earlier round has learned, byte by byte.
-
-    Attributes:
-        picture: as it was given.
-        label: its class now; None for masks.
-        round: name of the earlier round.
-        learned_as: its class there, by the name of today; None for masks, or if the class is gone.
-    """
-
-    picture: str
-    label: str | None
-    round: str
-    learned_as: str | None
 
 
 @dataclass(frozen=True)
@@ -124,8 +107,13 @@ class Announcement:
     def _duplicates(self) -> list[str]:
         if not self.duplicates:
             return []
-        pictures = _listed(f"{each.picture} (round {each.round!r})" for each in self.duplicates)
-        said = [f"learned before: {len(self.duplicates)} of the pictures: {pictures}"]
+        out = [each for each in self.duplicates if each.left_out]
+        again = [each for each in self.duplicates if not each.left_out]
+        said = []
+        if out:
+            said.append(f"learned before, and left out: {_rounds(out)}; --relearn learns them again")
+        if again:
+            said.append(f"learned before, and learned again: {_rounds(again)}")
         moved = [each for each in self.duplicates if each.learned_as not in (None, each.label)]
         if moved:
             changes = _listed(f"{each.picture} was {each.learned_as!r}, now {each.label!r}" for each in moved)
@@ -175,7 +163,7 @@ def announce(
     round_, record = prepared.round, state.version.record
     known, task = task_names(record), round_.task
     names = {entry["id"]: entry["name"] for entry in record["classes"]}
-    earlier = learned_pictures(state)
+    earlier = prepared.earlier
     shows = channels_shown(round_)
     counts = shows.counts()
     before = Counter(names.get(label) for _, label in earlier.values())
@@ -193,8 +181,6 @@ def announce(
             "a single class: the cross entropy over the round's own classes is zero, so training has nothing to learn "
             "from; --set objective.scope=seen compares with the other classes"
         )
-    pictures = [*round_.train.pictures, *round_.held.pictures]
-    digests = [*round_.train.sha256, *round_.held.sha256]
     return Announcement(
         version=state.version.id,
         task=task.name,
@@ -203,11 +189,7 @@ def announce(
         new={round_.names[channel]: counts[channel] for channel in task.new},
         known={known[channel]: (counts[channel], None if masks else before[known[channel]]) for channel in old},
         similar=tuple(similar_names((round_.names[channel] for channel in task.new), known)),
-        duplicates=tuple(
-            Duplicate(picture.name, picture.label, earlier[sha256][0], names.get(earlier[sha256][1]))
-            for picture, sha256 in zip(pictures, digests, strict=True)
-            if sha256 in earlier
-        ),
+        duplicates=prepared.duplicates,
         called=tuple(_called_today(network, prepared, known, shows, progress, check)),
         remarks=tuple(remarks),
         estimate=estimate_round(network, prepared.config, round_),
@@ -290,6 +272,11 @@ def _spread(which: Tensor, count: int) -> list[int]:
 def _counted(name: str, count: int, before: int | None = None) -> str:
     known = "" if before is None else f", {before} before"
     return f"{name} ({count} picture{'' if count == 1 else 's'}{known})"
+
+
+def _rounds(duplicates: Sequence[Duplicate]) -> str:
+    listed = _listed(f"{each.picture} (round {each.round!r})" for each in duplicates)
+    return f"{len(duplicates)} of the pictures: {listed}"
 
 
 def _listed(things: Iterable[str]) -> str:

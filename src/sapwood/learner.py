@@ -143,6 +143,7 @@ class Learner:
         unlabelled: str = "background",
         skip_bad: bool = False,
         restart: bool = False,
+        relearn: bool = False,
         max_drop: float | None = None,
         keep_probe: int | None = None,
         progress: Progress | None = None,
@@ -150,18 +151,17 @@ class Learner:
         """Learn one round: new classes, more pictures of known ones, or both; then commit it as a new version.
 
         A round that was killed goes on from its last checkpoint when it is asked for again with the same data and
-        options, and ends with the same tensors. Where a launcher has started several processes all call this alike;
-        each takes a piece of every batch, and the first writes.
+        options, and ends with the same tensors. Of several processes each takes a piece of every batch; one writes.
 
         Args:
-            data: class folder, CSV, saved data set, ``Pictures`` or pairs (picture, class name); of a segmentation a
-                folder of pictures and masks, or ``MaskedPictures``.
+            data: class folder, CSV, saved data set, ``Pictures`` or pairs (picture, class name); or pictures and masks.
             task: name of the round.
             test: labelled pictures of any known classes, measured after training; they choose nothing.
             training: fields of ``TrainingConfig`` for this and later rounds.
             unlabelled: of masks: what belongs to none of their classes is ``background``, or to be ``ignore``-d.
             skip_bad: leave unreadable pictures out instead of stopping.
             restart: throw a half-learned round away.
+            relearn: learn pictures again that were learned as the same class; they are left out otherwise.
             max_drop: percentage points that an old class among ``test`` may lose; if one loses more, nothing is kept.
             keep_probe: pictures of each class that the state keeps, unlearned, to measure on after this and later
                 rounds where ``test`` is not given; None keeps as many as the last round.
@@ -175,7 +175,8 @@ class Learner:
         world.begin()
         progress = progress or Progress()
         reading: dict[str, Any] = {"unlabelled": unlabelled, "skip_bad": skip_bad, "keep_probe": keep_probe}
-        prepared = prepare_round(self.state, data, task, test, training, max_drop, **reading, progress=progress)
+        reading |= {"restart": restart, "relearn": relearn, "progress": progress}
+        prepared = prepare_round(self.state, data, task, test, training, max_drop, **reading)
         round_, config, checkpoints = prepared.round, prepared.config, self.state.training
         with ExitStack() as held, stop_on_signals() as stop:
             world.first(lambda: held.enter_context(self.state.writer()) and None)
@@ -213,7 +214,7 @@ class Learner:
     ) -> Announcement:
         """What ``learn`` with the same arguments says before it trains; nothing is written."""
         progress = progress or Progress()
-        prepared = prepare_round(self.state, data, progress=progress, **options)
+        prepared = prepare_round(self.state, data, restart=restart, progress=progress, **options)
         network, _ = self._load(prepared.config)
         network.unmerge()
         return announce(self.state, network, prepared, standing(self.state, prepared.plan, restart), progress)

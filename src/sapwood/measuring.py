@@ -11,9 +11,9 @@ from sapwood.errors import ConfigError
 from sapwood.history import after_measuring
 from sapwood.kinds import Kind
 from sapwood.kinds.base import task_names
+from sapwood.learned import learned_pictures
 from sapwood.network import Network
 from sapwood.preparation import check_kind
-from sapwood.probes import learned_pictures
 from sapwood.progress import Progress
 from sapwood.state import State
 from sapwood.state.records import StateMoved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,11 @@ from sapwood.data.names import class_name
 from sapwood.errors import ConfigError, DataError
 from sapwood.kinds import KINDS, Kind, Round, kind_of
 from sapwood.kinds.base import task_names
+from sapwood.learned import Duplicate, Earlier, find_duplicates, learned_pictures
 from sapwood.network import Network
 from sapwood.probes import Probe, kept_counts, read_probes, take_probes, wanted_probes
 from sapwood.progress import Progress
-from sapwood.rounds import plan_of
+from sapwood.rounds import just_committed, may_be_committed, plan_of
 from sapwood.settings import TrainingConfig, build, plain
 from sapwood.state import State
 from sapwood.world.machine import first_of_machine
@@ -38,6 +39,8 @@ class Prepared:
         remarks: what a person should know of the pictures.
         probes: pictures of the round that are not learned, but kept to measure on.
         keep_probe: how many of a class later rounds keep.
+        earlier: what was learned before.
+        duplicates: those of the given pictures that are among it.
     """
 
     kind: Kind
@@ -49,6 +52,8 @@ class Prepared:
     source: str = "test"
     probes: tuple[Probe, ...] = ()
     keep_probe: int = 0
+    earlier: Earlier = field(default_factory=dict)
+    duplicates: tuple[Duplicate, ...] = ()
 
     def measure(self, network: Network, progress: Progress, check: Callable[[], None] = lambda: None) -> Tensor | None:
         """Counts [K, K] of truth (rows) against prediction on the pictures to measure on; None without them.
@@ -71,6 +76,8 @@ def prepare_round(
     unlabelled: str = "background",
     skip_bad: bool = False,
     keep_probe: int | None = None,
+    restart: bool = False,
+    relearn: bool = False,
     progress: Progress,
 ) -> Prepared:
     """Read and check what a round needs; nothing is written. The arguments are those of ``Learner.learn``.
@@ -99,20 +106,30 @@ def prepare_round(
     store = load(kind.read(data, unlabelled=unlabelled))
     tests = None if test is None else load(kind.read_tests(test))
     taken = take_probes(store, kind.shown(store), wanted, state)
-    round_ = kind.prepare(
-        taken.rest, known, index, name, record["seed"], config.validation, size, info.get("stride") or info["patch"]
-    )
+    cell = info.get("stride") or info["patch"]
+    split: dict[str, Any] = {"seed": record["seed"], "validation": config.validation, "size": size, "cell": cell}
+    for committed in (True, False):
+        if committed and (restart or not may_be_committed(state)):
+            continue
+        earlier = learned_pictures(state, record["tasks"][:-1] if committed else record["tasks"])
+        duplicates = find_duplicates(taken.rest.pictures, taken.rest.sha256, earlier, record, relearn)
+        left_out = {place for place, each in duplicates.items() if each.left_out}
+        rest = taken.rest.subset([place for place in range(len(taken.rest)) if place not in left_out])
+        round_ = kind.prepare(rest, known, index, name, **split)
+        plan = plan_of(record, round_, plain(config))
+        if committed and just_committed(state, plan):
+            break
     probes = kind.probes(taken.new, round_)
     if kept := [] if test is not None else [*read_probes(state), *probes]:
         tests = load(kind.probe_pictures(kept))
     remarks = [*taken.remarks(), *round_.remarks()]
     if test is not None and tests is not None:
         remarks += kind.check_tests(tests, round_.names)
-        if shared := len(set(taken.rest.sha256) & set(tests.sha256)):
+        if shared := len({*round_.train.sha256, *round_.held.sha256} & set(tests.sha256)):
             remarks.append(f"{shared} of the test pictures are among the training pictures: they measure too much")
-    plan = plan_of(record, round_, plain(config))
     source = "probe" if kept else "test"
-    return Prepared(kind, round_, tests, config, plan, tuple(remarks), source, tuple(probes), wanted)
+    given = (source, tuple(probes), wanted, earlier, tuple(duplicates.values()))
+    return Prepared(kind, round_, tests, config, plan, tuple(remarks), *given)
 
 
 def round_config(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> TrainingConfig:

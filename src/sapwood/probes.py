@@ -1,4 +1,4 @@
-"""Which pictures were learned, and which a state keeps, by wish, to measure its classes on after every round."""
+"""Which pictures a state keeps, by wish, to measure its classes on after every round."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from sapwood.errors import ConfigError, DataError
+from sapwood.learned import learned_files
 from sapwood.state import State
 
 if TYPE_CHECKING:
@@ -79,15 +80,6 @@ class Taken:
         return said
 
 
-def learned_pictures(state: State) -> dict[str, tuple[str, int | None]]:
-    """Round and class id of every picture that was learned, by its sha256; of masks the class is None."""
-    found: dict[str, tuple[str, int | None]] = {}
-    for task in state.version.record["tasks"]:
-        for row in _lines(state.text(f"{task['folder']}/pictures.jsonl")):
-            found[row["sha256"]] = (task["name"], row.get("label"))
-    return found
-
-
 def wanted_probes(record: Mapping[str, Any], keep: int | None) -> int:
     """Pictures a class to keep: what is given, else what the last round kept.
 
@@ -121,7 +113,7 @@ def take_probes(store: Any, shown: Sequence[Shown], count: int, state: State) ->
     held = {each.sha256 for each in kept}
     there = Counter(name for each in kept for name in each.classes)
     doubled = Counter(each.sha256 for each in shown)
-    learned = _learned_files(state) if count else set()
+    learned = learned_files(state) if count else set()
     candidates: dict[str, list[int]] = defaultdict(list)
     for index, each in enumerate(shown):
         if each.sha256 not in held | learned and doubled[each.sha256] == 1:
@@ -153,15 +145,6 @@ def _check_rest(state: State, shown: Sequence[Shown], rest: Sequence[int]) -> No
             f"{what} are kept by {state.path} to measure on; give others to learn from, or let go of them: "
             f"sapwood probe {state.path} --remove"
         )
-
-
-def _learned_files(state: State) -> set[str]:
-    """sha256 of every picture that was learned, under whatever mask; of early releases' masks with the mask."""
-    return {
-        row.get("picture", row["sha256"])
-        for task in state.version.record["tasks"]
-        for row in _lines(state.text(f"{task['folder']}/pictures.jsonl"))
-    }
 
 
 def probe_files(

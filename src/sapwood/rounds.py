@@ -233,6 +233,19 @@ def begin_round(
     return attention
 
 
+def just_committed(state: State, plan: Mapping[str, Any]) -> bool:
+    """Whether the last round is the one that is asked for, and was killed before its training folder was cleared."""
+    wanted, begun = json.loads(json.dumps(plan)), state.training.plan() or {}
+    same = all(begun.get(key) == wanted[key] for key in ("pictures", "settings", "seed"))
+    return same and may_be_committed(state)
+
+
+def may_be_committed(state: State) -> bool:
+    """Whether what the training folder holds was begun where the last round was, so that it may be that round."""
+    begun, tasks = state.training.plan(), state.version.record["tasks"]
+    return bool(tasks) and begun is not None and begun.get("base") == _base(tasks[:-1])
+
+
 def standing(state: State, plan: Mapping[str, Any], restart: bool) -> Literal["new", "half learned", "committed"]:
     """Where a round stands that is asked for; nothing is written.
 
@@ -245,8 +258,7 @@ def standing(state: State, plan: Mapping[str, Any], restart: bool) -> Literal["n
     wanted = json.loads(json.dumps(plan))
     begun = None if restart else state.training.plan()
     if begun is not None and begun.get("base") != wanted["base"]:
-        same = all(begun.get(key) == wanted[key] for key in ("pictures", "settings", "seed"))
-        if same and begun.get("base") == _base(state.version.record["tasks"][:-1]):
+        if just_committed(state, plan):
             return "committed"
         begun = None
     if begun is None:

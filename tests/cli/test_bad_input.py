@@ -218,7 +218,7 @@ def test_damaged_states(
         told = "not empty and not a sapwood state"
     before = tree(world.state)
     page = tmp_path / "r.html"
-    rest = {"report": ["--data", world.test, "-o", page], "learn": [world.first]}.get(command, [world.test])
+    rest = {"report": ["--data", world.test, "-o", page], "learn": [world.first, "--relearn"]}.get(command, [world.test])
     done = sapwood(command, world.state, *rest)
     assert (done.code, done.out) == (2, "")
     assert told in done.err.splitlines()[-1]
@@ -228,7 +228,7 @@ def test_damaged_states(
 
 def test_a_second_writer(sapwood: Run, world: World) -> None:
     with State.open(world.state).writer():
-        for line in (["learn", world.state, world.first], ["undo", world.state]):
+        for line in (["learn", world.state, world.first, "--relearn"], ["undo", world.state]):
             done = sapwood(*line)
             assert (done.code, done.out) == (2, "")
             assert f"is being written by process {os.getpid()} on " in done.err.splitlines()[-1]

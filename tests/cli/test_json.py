@@ -75,7 +75,7 @@ def test_evaluate(sapwood: Run, read_only_world: World) -> None:
 
 
 def test_learn_tells_what_show_tells(sapwood: Run, world: World) -> None:
-    learned = sapwood("learn", world.state, world.first, "--json", "--task", "again")
+    learned = sapwood("learn", world.state, world.first, "--json", "--task", "again", "--relearn")
     assert learned.code == 0
     assert "estimate: " in learned.err
     assert learned.json == sapwood("show", world.state, "--json").json

@@ -90,7 +90,7 @@ def test_undo_goes_back_and_the_round_can_be_learned_again(sapwood: Run, world: 
 
 
 def test_record_fills_the_last_row(sapwood: Run, world: World) -> None:
-    assert sapwood("learn", world.state, world.first, "--task", "third").code == 0
+    assert sapwood("learn", world.state, world.first, "--task", "third", "--relearn").code == 0
     facts = sapwood("show", world.state, "--json").json
     assert facts["accuracy"][2][:2] == [None, None]
     assert facts["accuracy_on"] == ["test", "test", "validation"]

@@ -140,10 +140,10 @@ def test_restart_begins_anew(sapwood: Run, world: World) -> None:
     tasks = opened.version.record["tasks"]
     opened.training.begin({"base": [len(tasks), tasks[-1]["folder"]], "task": "half", "classes": []})
     opened.training.save({"w": torch.zeros(1)}, {})
-    done = sapwood("learn", world.state, world.first)
+    done = sapwood("learn", world.state, world.first, "--relearn")
     assert done.code == 2
     assert "'half' is half learned" in done.err
-    assert sapwood("learn", world.state, world.first, "--restart").code == 0
+    assert sapwood("learn", world.state, world.first, "--relearn", "--restart").code == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo terminals")

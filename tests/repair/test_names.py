@@ -29,7 +29,7 @@ def test_a_class_keeps_its_id_and_its_predictions_under_another_name(tmp_path: P
     assert [task["annotated"] for task in after.record["tasks"]] == [["ant", "Wasp", "cow"], ["Wasp", "dog"]]
     named = {"bee": "Wasp"}
     assert [each.label for each in after.predict([rounds[0]])] == [named.get(each.label, each.label) for each in before]
-    after.learn(shutil.copytree(rounds[1] / "bee", tmp_path / "more" / "Wasp").parent)
+    after.learn(shutil.copytree(rounds[1] / "bee", tmp_path / "more" / "Wasp").parent, relearn=True)
     assert after.record["tasks"][2]["classes"] == []
 
 

@@ -103,6 +103,9 @@ def learn(
         Path | None, typer.Option(help="JSON or TOML file of settings: adapter, objective, head, training.")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw a half-learned round away.")] = False,
+    relearn: Annotated[
+        bool, typer.Option("--relearn", help="Learn pictures again that were learned before; else they are left out.")
+    ] = False,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -155,6 +158,7 @@ def learn(
             "unlabelled": unlabelled,
             "skip_bad": skip_bad,
             "restart": restart,
+            "relearn": relearn,
             "max_drop": max_drop,
             "keep_probe": keep_probe,
             "progress": progress,

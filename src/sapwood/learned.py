@@ -1,0 +1,83 @@
+"""Which pictures a state has learned, and which of those that are given it has learned already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sapwood.data.pictures import Picture
+from sapwood.errors import DataError
+from sapwood.state import State
+
+Earlier = Mapping[str, tuple[str, int | None]]
+"""Round and class id of a picture that was learned, by its sha256; of masks (hashed with it) the class is None."""
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A picture that an earlier round has learned, byte by byte.
+
+    Attributes:
+        picture: as it was given.
+        label: its class now; None for masks.
+        round: name of the earlier round.
+        learned_as: its class there, by the name of today; None for masks, or if the class is gone.
+        left_out: it is not learned again.
+    """
+
+    picture: str
+    label: str | None
+    round: str
+    learned_as: str | None
+    left_out: bool = False
+
+
+def learned_pictures(
+    state: State, tasks: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, tuple[str, int | None]]:
+    """Every picture that was learned, in all rounds or in ``tasks``; see ``Earlier``."""
+    tasks = state.version.record["tasks"] if tasks is None else tasks
+    return {row["sha256"]: (task, row.get("label")) for task, row in _rows(state, tasks)}
+
+
+def learned_files(state: State) -> set[str]:
+    """sha256 of every picture that was learned, under whatever mask; of early releases' masks with the mask."""
+    return {row.get("picture", row["sha256"]) for _, row in _rows(state, state.version.record["tasks"])}
+
+
+def find_duplicates(
+    pictures: Sequence[Picture], digests: Sequence[str], earlier: Earlier, record: Mapping[str, Any], relearn: bool
+) -> dict[int, Duplicate]:
+    """Those of the given pictures that were learned, by their place.
+
+    One that was learned as the very class that it has now is left out, unless it is to be learned again: it would
+    count twice in every sum. The same mask may be read for other classes, so pictures with masks stay.
+
+    Raises:
+        DataError: nothing is left to learn from.
+    """
+    names = {entry["id"]: entry["name"] for entry in record["classes"]}
+    found = {}
+    for index, (picture, sha256) in enumerate(zip(pictures, digests, strict=True)):
+        if sha256 in earlier:
+            task, number = earlier[sha256]
+            learned_as = names.get(number)
+            left_out = not relearn and learned_as is not None and learned_as == picture.label
+            found[index] = Duplicate(picture.name, picture.label, task, learned_as, left_out)
+    if found and sum(each.left_out for each in found.values()) == len(pictures):
+        rounds = ", ".join(sorted({repr(each.round) for each in found.values()}))
+        raise DataError(
+            f"all {len(pictures)} pictures were learned before (round {rounds}), so there is nothing to learn; "
+            "--relearn learns them again"
+        )
+    return found
+
+
+def _rows(state: State, tasks: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (task["name"], json.loads(line))
+        for task in tasks
+        for line in state.text(f"{task['folder']}/pictures.jsonl").splitlines()
+    ]

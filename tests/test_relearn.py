@@ -1,0 +1,114 @@
+"""A folder that grew: what was learned before is left out, unless it is to be learned again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sapwood.errors import DataError
+from sapwood.learned import learned_pictures
+from sapwood.learner import Learner
+from sapwood.progress import Progress
+
+Folders = Callable[..., Path]
+
+
+class Listener(Progress):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def learner(tmp_path: Path, picture_folder: Folders) -> Learner:
+    """Ants and bees, learned from the folder ``birds``."""
+    made = Learner.create(tmp_path / "state", backbone="random:dinov2-tiny", method="ridge", image_size=28)
+    return made.learn(picture_folder(["ant", "bee"], 12, name="garden"), task="one")
+
+
+def grown(tmp_path: Path, picture_folder: Folders) -> tuple[Path, Path]:
+    """The garden with more ants and with cats, and what came alone."""
+    more = picture_folder({"ant": 11, "cat": 11}, name="more", seed=7)
+    for file in more.glob("*/*.png"):
+        file.rename(file.with_name(f"new-{file.name}"))
+    whole = tmp_path / "whole"
+    shutil.copytree(tmp_path / "garden", whole)
+    shutil.copytree(more, whole, dirs_exist_ok=True)
+    return whole, more
+
+
+def sums(learner: Learner) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in learner.network.head.state_dict().items()}
+
+
+def test_a_folder_that_grew_teaches_what_is_new(learner: Learner, tmp_path: Path, picture_folder: Folders) -> None:
+    whole, more = grown(tmp_path, picture_folder)
+    shutil.copytree(learner.state.path, tmp_path / "twin")
+    twin = Learner.open(tmp_path / "twin").learn(more, task="two")
+    listener = Listener()
+    learner.learn(whole, task="two", progress=listener)
+    assert any("learned before, and left out: 24 of the pictures" in line for line in listener.lines)
+    assert learner.record["tasks"][-1]["images"] == 22
+    mine, other = sums(learner), sums(twin)
+    assert mine.keys() == other.keys()
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_relearn_counts_them_again(learner: Learner, tmp_path: Path, picture_folder: Folders) -> None:
+    whole, _ = grown(tmp_path, picture_folder)
+    listener = Listener()
+    learner.learn(whole, task="two", relearn=True, progress=listener)
+    assert any("learned before, and learned again: 24 of the pictures" in line for line in listener.lines)
+    assert learner.record["tasks"][-1]["images"] == 46
+
+
+def test_nothing_new_is_refused_and_nothing_changes(learner: Learner, tmp_path: Path) -> None:
+    version = learner.state.version.id
+    with pytest.raises(DataError, match=r"all 24 pictures were learned before \(round 'one'\).*--relearn"):
+        learner.learn(tmp_path / "garden", task="two")
+    assert learner.state.version.id == version
+    assert learner.state.training.load() is None
+
+
+def test_a_picture_with_another_class_is_learned(learner: Learner, tmp_path: Path) -> None:
+    (tmp_path / "garden" / "ant").rename(tmp_path / "garden" / "aunt")
+    learner.learn(tmp_path / "garden", task="two")
+    assert learner.record["tasks"][-1]["images"] == 12
+    assert learner.classes_ == ("ant", "bee", "aunt")
+
+
+def test_what_was_committed_and_not_cleared_away(
+    learner: Learner, tmp_path: Path, picture_folder: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = grown(tmp_path, picture_folder)
+    with monkeypatch.context() as patch:  # what a kill between the commit and the clearing leaves behind
+        patch.setattr("sapwood.state.training.TrainingFolder.clear", lambda self: None)
+        learner.learn(whole, task="two")
+    version, listener = learner.state.version.id, Listener()
+    again = Learner.open(learner.state.path)
+    with pytest.raises(DataError, match="were learned before"):
+        again.learn(whole, task="three", restart=True)  # it does not learn them twice either
+    again.learn(whole, task="two", progress=listener)
+    assert again.state.version.id == version
+    assert listener.lines == [f"this round was already committed as {version}"]
+
+
+def test_a_class_under_another_name_and_one_that_is_gone(learner: Learner, tmp_path: Path) -> None:
+    from sapwood.repair import remove_class, rename_class
+
+    rename_class(learner.state, "ant", "emmet")
+    (tmp_path / "garden" / "ant").rename(tmp_path / "garden" / "emmet")
+    remove_class(learner.state, "bee")
+    renamed = Learner.open(learner.state.path)
+    assert len(learned_pictures(renamed.state)) >= 12
+    renamed.learn(tmp_path / "garden", task="two")
+    assert renamed.record["tasks"][-1]["images"] == 12, "the bees alone"
+    assert renamed.classes_ == ("emmet", "bee")
