@@ -218,8 +218,8 @@ def test_damaged_states(
         told = "not empty and not a sapwood state"
     before = tree(world.state)
     page = tmp_path / "r.html"
-    rest = {"report": ["--data", world.test, "-o", page], "learn": [world.first, "--relearn"]}.get(command, [world.test])
-    done = sapwood(command, world.state, *rest)
+    end = {"report": ["--data", world.test, "-o", page], "learn": [world.first, "--relearn"]}.get(command, [world.test])
+    done = sapwood(command, world.state, *end)
     assert (done.code, done.out) == (2, "")
     assert told in done.err.splitlines()[-1]
     assert tree(world.state) == before
