@@ -86,13 +86,13 @@ class Learner:
         Raises:
             UsageError: an unknown name or setting, or a folder that holds other things.
         """
-        recipe = find_method(method or KINDS[kind or "classification"].default_method, head, kind)
-        merge_settings(recipe, settings or {})
+        named = KINDS[kind or "classification"]
+        merge_settings(find_method(method or named.default_method, head, kind), settings or {})  # before any download
         made = create_backbone(backbone or resolve_default(), image_size)
+        recipe = find_method(method or named.default_for(made), head, kind)
         if reason := misfit_on(made, adapter=recipe.adapter, objective=recipe.objective):
             raise ConfigError(f"method {recipe.name!r}: {reason}")
-        size = KINDS[recipe.kind].view_size(image_size, made.info)
-        record = new_record(made, recipe, size, seed, settings or {})
+        record = new_record(made, recipe, KINDS[recipe.kind].view_size(image_size, made.info), seed, settings or {})
         here: list[State] = []
         world.first(lambda: here.append(State.create(path, record)))
         return cls(here[0] if here else State.open(path), device)
@@ -194,8 +194,7 @@ class Learner:
                 acceptance = Acceptance(prepared, self.state.version, max_drop, network, progress, stop.check)
 
             # Nothing is written before: what fails up to here leaves no half-learned round behind.
-            beginning = (checkpoints, prepared.plan, where, network, config.batch_size)
-            attention = world.first(lambda: begin_round(*beginning))
+            attention = world.first(lambda: begin_round(checkpoints, prepared.plan, where, network, config.batch_size))
             self._parts = None  # what follows changes them; only a commit makes them the current version's
             learned = learn_round(network, objective, round_, config, checkpoints, progress, stop, attention=attention)
             confusion = prepared.measure(network, progress, stop.check)
@@ -270,12 +269,13 @@ class Learner:
         )
 
     def undo(self, *, progress: Progress | None = None) -> Version:
-        """Go back by one change; the step back is a new version itself. A round that is half learned goes with it."""
+        """Drop the round that is half learned, else go back by one change; the step back is a new version itself."""
         with self.state.writer():
-            version = self.state.undo()
-            half = self.state.training.clear()
+            half = self.state.training.half_learned(self.record["tasks"])
+            version = self.state.version if half else self.state.undo()
+            self.state.training.clear()
         if half is not None and progress is not None:
-            progress.note(f"round {half.get('task')!r}, which was half learned, has been dropped too")
+            progress.note(f"round {half!r}, which was half learned, has been dropped; nothing else has changed")
         self._like, self._parts = self._parts and self._parts[0], None
         return version
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -29,6 +29,7 @@ from sapwood.prefixes import PrefixFeed, first_adapted, kept_views
 from sapwood.progress import Progress
 from sapwood.settings import TrainingConfig
 from sapwood.state import State, TrainingFolder
+from sapwood.state.training import base_of
 from sapwood.training import Checkpoints, Stop, Trained, train
 from sapwood.world.pieces import check_frozen, in_pieces, whole
 from sapwood.world.sums import summed
@@ -195,7 +196,7 @@ def plan_of(record: Mapping[str, Any], data: Round, training: Mapping[str, Any])
     """What must be the same for a killed round to go on; compared key by key."""
     settings = {**record["settings"], "training": training}
     return {
-        "base": _base(record["tasks"]),
+        "base": base_of(record["tasks"]),
         "task": data.task.name,
         "classes": list(data.names),
         "pictures": data.digest(),
@@ -207,11 +208,6 @@ def plan_of(record: Mapping[str, Any], data: Round, training: Mapping[str, Any])
             if f"{part}.{key}" not in _HARMLESS
         },
     }
-
-
-def _base(tasks: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What a round is learned on top of: measuring in between makes a new version, but no new base."""
-    return [len(tasks), tasks[-1]["folder"] if tasks else None]
 
 
 def begin_round(
@@ -243,7 +239,7 @@ def just_committed(state: State, plan: Mapping[str, Any]) -> bool:
 def may_be_committed(state: State) -> bool:
     """Whether what the training folder holds was begun where the last round was, so that it may be that round."""
     begun, tasks = state.training.plan(), state.version.record["tasks"]
-    return bool(tasks) and begun is not None and begun.get("base") == _base(tasks[:-1])
+    return bool(tasks) and begun is not None and begun.get("base") == base_of(tasks[:-1])
 
 
 def standing(state: State, plan: Mapping[str, Any], restart: bool) -> Literal["new", "half learned", "committed"]:

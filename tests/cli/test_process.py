@@ -140,10 +140,21 @@ def test_restart_begins_anew(sapwood: Run, world: World) -> None:
     tasks = opened.version.record["tasks"]
     opened.training.begin({"base": [len(tasks), tasks[-1]["folder"]], "task": "half", "classes": []})
     opened.training.save({"w": torch.zeros(1)}, {})
+    assert "round 'half' is half learned" in sapwood("show", world.state).out
     done = sapwood("learn", world.state, world.first, "--relearn")
     assert done.code == 2
     assert "'half' is half learned" in done.err
     assert sapwood("learn", world.state, world.first, "--relearn", "--restart").code == 0
+
+
+def test_undo_drops_what_is_half_learned_and_nothing_else(sapwood: Run, world: World) -> None:
+    opened = State.open(world.state)
+    tasks = opened.version.record["tasks"]
+    opened.training.begin({"base": [len(tasks), tasks[-1]["folder"]], "task": "half", "classes": []})
+    done = sapwood("undo", world.state)
+    assert done.out == f"{world.state} is still {opened.version.id}, {opened.version.record['note']}\n"
+    assert "round 'half', which was half learned, has been dropped" in done.err
+    assert "half learned" not in sapwood("show", world.state).out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo terminals")

@@ -189,12 +189,14 @@ def learn(
 
 
 def undo(state: StateFolder) -> None:
-    """Go back by one change. The step back is a version of its own."""
+    """Go back by one change, or drop a round that is half learned. The step back is a version of its own."""
     from sapwood.learner import Learner
 
     with listening() as progress:
-        version = Learner.open(state, device="cpu").undo(progress=progress)
-    print(f"{state} is now {version.id}, {version.record['note']}")
+        learner = Learner.open(state, device="cpu")
+        before = learner.state.version.id
+        version = learner.undo(progress=progress)
+    print(f"{state} is {'still' if version.id == before else 'now'} {version.id}, {version.record['note']}")
 
 
 def _look(asked: _Asked, as_json: bool) -> None:

@@ -39,6 +39,8 @@ def show(
         print_json(describe(opened.version) | ({"versions": listed} if versions else {}))
         return
     print(f"{state}, version {opened.version.id}\n{summary(opened.version)}")
+    if half := opened.training.half_learned(opened.version.record["tasks"]):
+        print(f"\nround {shown(half)!r} is half learned: the same `learn` goes on with it, `undo` drops it")
     if versions:
         rows = [["", "version", "created", "stored", "note"]]
         rows += [

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sapwood.backbones.base import BackboneInfo
+from sapwood.backbones.base import Backbone, BackboneInfo
 from sapwood.data.kept import Share
 from sapwood.data.pictures import Pictures
 from sapwood.errors import DataError
@@ -88,6 +88,10 @@ class Kind(ABC):
     default_method: ClassVar[str]
     measure: ClassVar[str]
     knows_unknown: ClassVar[bool] = False
+
+    def default_for(self, backbone: Backbone) -> str:
+        """The default method, or what takes its place where the backbone does not go with it."""
+        return self.default_method
 
     @abstractmethod
     def read(self, data: Any, **options: Any) -> Pictures:

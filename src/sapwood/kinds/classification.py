@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapwood.backbones.base import BackboneInfo
+from sapwood.backbones.base import Backbone, BackboneInfo
+from sapwood.backbones.split import Split
 from sapwood.data.given import read_test_data
 from sapwood.data.kept import Share
 from sapwood.data.loader import Views
@@ -102,9 +103,13 @@ class Classification(Kind):
     """Pictures in, class names out."""
 
     name = "classification"
-    default_method = "ridge"
+    default_method = "ridge-4"
     measure = "accuracy"
     knows_unknown = True
+
+    def default_for(self, backbone: Backbone) -> str:
+        """Where there are no blocks whose class tokens could be read, the backbone's own feature."""
+        return self.default_method if isinstance(backbone, Split) else "ridge"
 
     def read(self, data: Any, **options: Any) -> Pictures:
         """Pictures to learn from."""

@@ -55,6 +55,15 @@ RECIPES = (
         "NeurIPS 2022, arXiv 2205.14922",
     ),
     Method(
+        "ridge-4",
+        "none",
+        "finetune",
+        "ridge",
+        "frozen class tokens of the last four blocks, ridge regression on them together",
+        "TMLR 2024, arXiv 2312.08888",
+        {"head": {"blocks": "-4:"}},
+    ),
+    Method(
         "ranpac",
         "none",
         "finetune",

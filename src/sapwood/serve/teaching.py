@@ -261,6 +261,8 @@ def _undo(settings: ServeSettings, jobs: Jobs, serving: Serving) -> dict[str, st
             learner = Learner.open(settings.state, device="cpu")
             if learner.record.get("parent") is None:
                 raise Problem(409, "Nothing to undo", "nothing was learned before this version; there is no step back")
+            if learner.state.training.half_learned(learner.record["tasks"]):
+                learner.undo(progress=Notes())
             version = learner.undo(progress=Notes())
             serving.refresh()
     except Busy as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 _PLAN = "plan.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d{6,})-([0-9a-f]{16})\.safetensors")
 _ROWS = re.compile(r"rows-([a-z-]+)-(\d{9,})-([0-9a-f]{16})\.safetensors")
+
+
+def base_of(tasks: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What a round after these is learned on top of: measuring in between makes a new version, but no new base."""
+    return [len(tasks), tasks[-1]["folder"] if tasks else None]
 
 
 class TrainingFolder:
@@ -60,6 +65,17 @@ class TrainingFolder:
         except OSError as error:
             raise StateError(f"{path} cannot be read ({error.strerror}); make it readable for this user") from error
         return plan
+
+    def half_learned(self, tasks: Sequence[Mapping[str, Any]]) -> str | None:
+        """Name of the round that was begun after these rounds and not committed; None without one.
+
+        What a kill right after a commit leaves behind is none: it was begun before the last of these rounds.
+        """
+        try:
+            plan = self.plan()
+        except StateError:
+            return None
+        return str(plan.get("task")) if plan is not None and plan.get("base") == base_of(tasks) else None
 
     def begin(self, plan: Mapping[str, Any]) -> None:
         """Drop whatever was being trained and note the new plan (plain JSON values)."""
