@@ -122,7 +122,7 @@ def prepare_round(
     probes = kind.probes(taken.new, round_)
     if kept := [] if test is not None else [*read_probes(state), *probes]:
         tests = load(kind.probe_pictures(kept))
-    remarks = [*taken.remarks(), *round_.remarks()]
+    remarks = [*kind.data_remarks(data), *taken.remarks(), *round_.remarks()]
     if test is not None and tests is not None:
         remarks += kind.check_tests(tests, round_.names)
         if shared := len({*round_.train.sha256, *round_.held.sha256} & set(tests.sha256)):

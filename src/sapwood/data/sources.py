@@ -131,6 +131,26 @@ def list_pictures(paths: Iterable[str | Path]) -> Pictures:
     return Pictures(found)
 
 
+def nesting_remarks(data: Any) -> list[str]:
+    """What to say where every class folder holds folders alone, as a folder of rounds or of parts does."""
+    if not isinstance(data, str | Path) or find_shards(data) or not (path := existing(data)).is_dir():
+        return []
+    if is_dataset(path):
+        return []
+    folder = split_folders(path).get("train", path)
+    inner = {child: folders_in(child) for child in folders_in(folder)}
+    # A folder's own pictures come first.
+    deep = all(len(own) > 1 and next(pictures_in(child)).parent != child for child, own in inner.items())
+    if not inner or not deep:
+        return []
+    child, own = next(iter(inner.items()))
+    names = ", ".join(shown(each.name) for each in own[:3]) + (", …" if len(own) > 3 else "")
+    return [
+        f"the classes are the folders of {shown(folder)}, each with folders of its own ({shown(child.name)}: {names}); "
+        f"if those are the classes, learn them from {shown(child)}"
+    ]
+
+
 def existing(data: str | Path) -> Path:
     """The path; if nothing is there, an error that says so."""
     if not str(data):

@@ -97,6 +97,10 @@ class Kind(ABC):
     def read(self, data: Any, **options: Any) -> Pictures:
         """Pictures to learn from."""
 
+    def data_remarks(self, data: Any) -> list[str]:
+        """What a person should know of the data that are given, whatever the pictures show."""
+        return []
+
     @abstractmethod
     def read_tests(self, data: Any) -> Pictures:
         """Pictures to measure on: the test part where the data come in parts, else all."""

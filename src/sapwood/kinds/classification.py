@@ -17,7 +17,7 @@ from sapwood.data.kept import Share
 from sapwood.data.loader import Views
 from sapwood.data.names import check_class_names
 from sapwood.data.pictures import Picture, Pictures
-from sapwood.data.sources import read_data
+from sapwood.data.sources import nesting_remarks, read_data
 from sapwood.data.splits import validation_split
 from sapwood.data.store import PictureStore
 from sapwood.errors import ConfigError, DataError
@@ -114,6 +114,10 @@ class Classification(Kind):
     def read(self, data: Any, **options: Any) -> Pictures:
         """Pictures to learn from."""
         return read_data(data)
+
+    def data_remarks(self, data: Any) -> list[str]:
+        """Folders where other ones may be meant."""
+        return nesting_remarks(data)
 
     def read_tests(self, data: Any) -> Pictures:
         """Pictures to measure on."""

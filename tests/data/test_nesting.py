@@ -1,0 +1,53 @@
+"""A folder of rounds given where one of the rounds is meant."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sapwood.data.sources import nesting_remarks
+from sapwood.learner import Learner
+from sapwood.progress import Progress
+
+Folders = Callable[..., Path]
+
+
+def test_a_folder_of_rounds_is_remarked_upon(tmp_path: Path, picture_folder: Folders) -> None:
+    rounds = tmp_path / "rounds"
+    picture_folder(["ant", "bee"], 3, name="rounds/march")
+    picture_folder(["cow", "dog"], 3, name="rounds/april", seed=2)
+    (said,) = nesting_remarks(str(rounds))
+    assert said == (
+        f"the classes are the folders of {rounds}, each with folders of its own (april: cow, dog); "
+        f"if those are the classes, learn them from {rounds / 'april'}"
+    )
+    notes: list[str] = []
+
+    class Listening(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    learner = Learner.create(tmp_path / "state", backbone="random:dinov2-tiny", method="ncm", image_size=28)
+    learner.learn(rounds, progress=Listening())
+    assert said in notes
+    assert learner.classes_ == ("april", "march"), "it is said, and done as it was asked for"
+
+
+def test_what_may_well_be_meant_is_not(tmp_path: Path, picture_folder: Folders) -> None:
+    plain = picture_folder(["ant", "bee"], 3, name="plain")
+    mixed = shutil.copytree(plain, tmp_path / "mixed")
+    for year in ("2025", "2026"):  # a class with years, and one whose pictures lie in it
+        shutil.copytree(plain / "ant", mixed / "ant" / year)
+    single = tmp_path / "single"
+    for name in ("ant", "bee"):
+        shutil.copytree(plain / name, single / name / "pictures")
+    parts = tmp_path / "parts"
+    for part in ("train", "test"):
+        shutil.copytree(plain, parts / part)
+    table = tmp_path / "list.csv"
+    table.write_text(f"path,label\n{next(plain.rglob('*.png'))},ant\n")
+    pairs = [(np.zeros((4, 4, 3), np.uint8), "ant")]
+    assert [nesting_remarks(data) for data in (plain, mixed, single, parts, table, pairs)] == [[]] * 6
