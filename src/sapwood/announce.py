@@ -24,12 +24,14 @@ from sapwood.objectives import OBJECTIVES
 from sapwood.prefixes import first_adapted
 from sapwood.preparation import Prepared, taught
 from sapwood.progress import Progress
+from sapwood.settings import TrainingConfig
 from sapwood.state import State
 
 _LISTED = 5
 _LOOKED_AT = 64  # pictures that are predicted before training, in all
 _OF_ONE_CLASS = 12
 _MOSTLY = 0.5
+_OF_STEPS = ("epochs", "lr", "head_lr", "optimizer", "schedule", "warmup", "weight_decay", "accumulate", "augment")
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,8 @@ def announce(
             "a single class: the cross entropy over the round's own classes is zero, so training has nothing to learn "
             "from; --set objective.scope=seen compares with the other classes"
         )
+    if not trains and (idle := _idle(prepared.config)):
+        remarks.append(f"nothing is trained step by step by this method, so this changes nothing: {', '.join(idle)}")
     return Announcement(
         version=state.version.id,
         task=task.name,
@@ -231,6 +235,12 @@ def channels_shown(round_: Round) -> ChannelsShown:
             if channel < channels:
                 shows[:, channel] |= present[:, value]
     return ChannelsShown(shows, channels)
+
+
+def _idle(config: TrainingConfig) -> list[str]:
+    """Settings of training steps that are not the usual ones."""
+    usual = TrainingConfig()
+    return [f"{name} {getattr(config, name)}" for name in _OF_STEPS if getattr(config, name) != getattr(usual, name)]
 
 
 def _called_today(
