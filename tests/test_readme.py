@@ -35,9 +35,10 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def folders(tmp_path: Path, picture_folder: Callable[..., Path], mask_folder: Callable[..., Path]) -> Path:
-    """What a reader of the README has: two months of pictures, two days of masks, and a test set of each."""
+    """What a reader of the README has: three months of pictures, two days of masks, and a test set of each."""
     picture_folder(["kestrel", "falcon"], 10, name="march")
     picture_folder(["robin", "wren"], 10, name="april")
+    picture_folder(["wren", "heron"], 10, name="may", seed=2)
     picture_folder(["kestrel", "falcon", "robin", "wren"], 2, name="testset", seed=1)
     picture_folder(["stone"], 4, name="strangers")
     mask_folder(["road", "sky"], 4, name="monday")

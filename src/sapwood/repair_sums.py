@@ -10,8 +10,10 @@ from torch import Tensor
 
 from sapwood.adapters import ADAPTERS
 from sapwood.assembly import assemble, config_types, resolve_precision, training_config
+from sapwood.backbones.base import BackboneInfo
 from sapwood.data.given import as_pictures
 from sapwood.data.store import PictureStore
+from sapwood.depths import width_read
 from sapwood.errors import ConfigError
 from sapwood.heads import HEADS
 from sapwood.heads.base import Features, Head, PooledHead
@@ -67,7 +69,7 @@ def open_head(draft: Draft) -> Head:
     record = draft.record
     name = record["parts"]["head"]
     config: Any = build(config_types(record["parts"])["head"], record["settings"]["head"], "head")
-    head = HEADS[name](config, record["backbone"]["dim"])
+    head = HEADS[name](config, width_read(config, BackboneInfo(**record["backbone"])))
     if not isinstance(head, Regroups):
         raise ConfigError(f"the head {name!r} of {draft.state.path} cannot let go of a class: it has no `regroup`")
     head.load(*draft.part(len(draft.tasks) - 1, "head"))

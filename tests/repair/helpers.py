@@ -20,9 +20,10 @@ FAST = {"epochs": 1, "batch_size": 8, "precision": "fp32"}
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("ncm", {}),
     ("ranpac", {"head": {"strength": 1.0, "projection": 40}}),
+    ("ridge-4", {"head": {"strength": 1.0}}),
     ("seq-lora+ridge", {"head": {"strength": 1e-3, "drift": "none"}, "training": {"adapt": "first"}}),
 ]
-methods = pytest.mark.parametrize(("method", "settings"), METHODS[:2], ids=["ncm", "ranpac"])
+methods = pytest.mark.parametrize(("method", "settings"), METHODS[:3], ids=["ncm", "ranpac", "ridge-4"])
 ROUNDS = ({"ant": 11, "bee": 12, "cow": 3}, {"dog": 4, "bee": 2})
 _memory: dict[str, Tensor] = {}
 

@@ -60,7 +60,7 @@ def test_a_removed_class_was_never_learned(
 
 
 def test_the_adapter_of_the_first_round_may_still_hold_a_class(tmp_path: Path, rounds: list[Path]) -> None:
-    learn(tmp_path / "state", *METHODS[2], *rounds)
+    learn(tmp_path / "state", *METHODS[3], *rounds)
     state = State.open(tmp_path / "state")
     assert kept_bytes(state) > 0
     kept = numbers(tmp_path / "state")
@@ -87,7 +87,7 @@ def test_sums_of_features_that_moved_still_hold_a_class(tmp_path: Path, rounds: 
 
 
 def test_features_of_another_network_are_not_kept(tmp_path: Path, rounds: list[Path], picture_folder: Folders) -> None:
-    learner = learn(tmp_path / "state", *METHODS[2], *rounds)
+    learner = learn(tmp_path / "state", *METHODS[3], *rounds)
     assert sum("features" in name for name in learner.record["files"]) == 2
     learner.learn(picture_folder({"eel": 3}, name="third"), training={"adapt": "always"})
     assert not [name for name in learner.record["files"] if "features" in name]
