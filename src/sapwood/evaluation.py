@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sapwood.adapters.base import Adapter
 from sapwood.data.store import PictureStore
 from sapwood.functional.calibration import expected_calibration_error
 from sapwood.functional.openset import nearest_distance
 from sapwood.heads.base import PooledHead
 from sapwood.network import Network
-from sapwood.passing import extract, run_pass
+from sapwood.passing import recalled_features, run_pass
 from sapwood.progress import Progress
 
 _BATCH = 64
@@ -199,8 +200,8 @@ def look(
         tokens, context = network.tokens(images)
         return judged(tokens.pooled, network.adapter.calibrate(head(tokens), context))
 
-    if network.memory is not None and not network.adapter.moves:
-        features = extract(network, store, progress=progress, **options).to(network.device)
+    if network.memory is not None and type(network.adapter).calibrate is Adapter.calibrate:
+        features = recalled_features(network, store, progress=progress, **options).to(network.device)
         found = judged(features, head.logits(features)).cpu()
     else:
         found = run_pass(store, answer, progress=progress, **options)

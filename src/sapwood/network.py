@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from sapwood.adapted import Adapted, Slot, adapted
 from sapwood.adapters.base import Adapter, Context
-from sapwood.backbones.base import Backbone, Site, Size, Tokens, height_width
+from sapwood.backbones.base import Backbone, Site, Size, Tokens, height_width, tensor_digest
 from sapwood.backbones.split import Split
 from sapwood.data.transforms import normalise
 from sapwood.depths import blocks_read, check_read, reading
@@ -29,8 +30,8 @@ class Network(nn.Module):
     Pictures are uint8 [B, H, W, 3]; normalisation happens here, once.
 
     Attributes:
-        memory: features of pictures under a backbone that stays, for runs that meet the same pictures again and again;
-            None (the default) keeps none.
+        memory: features of pictures by ``fingerprint``, for runs that meet the same pictures again and again; None (the
+            default) keeps none.
         reads: blocks whose class tokens the head reads, see ``depths``; none where it reads the backbone's own feature.
         watched: what ``forward`` and the teachers give beside the logits, see ``watching``; nothing at first.
     """
@@ -184,6 +185,18 @@ class Network(nn.Module):
         """
         tokens, context = self.tokens(images)
         return self.adapter.calibrate(self.head(tokens), context)
+
+    def fingerprint(self) -> str:
+        """sha256 over all that the features of a picture follow from: weights as they stand, precision, blocks read."""
+        info, tensors = self.backbone.info, list(self.adapter.state_dict().values())
+        if self.adapter.trains_backbone:
+            tensors += self.backbone.state_dict().values()
+        live = [layer.live for layer in self.adapted]
+        tensors += (layer.changed for layer in self.adapted if layer.changed is not None)
+        digest = hashlib.sha256(f"{info.sha256} {self.reads} {self.precision} {live}".encode())
+        for tensor in tensors:
+            digest.update(tensor_digest(tensor))
+        return digest.hexdigest()
 
     @contextmanager
     def bare(self) -> Iterator[None]:

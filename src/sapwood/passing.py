@@ -122,7 +122,7 @@ def stored_pass(
 
 
 def extract(network: Network, store: PictureStore, **options: Any) -> Tensor:
-    """Pooled features [n, d], float32; with a memory, a backbone that stays computes only those not held yet.
+    """Pooled features [n, d], float32; with a memory, a backbone that no adapter moves computes those not held yet.
 
     Options are those of ``stored_features``, but for ``budget``.
     """
@@ -144,10 +144,16 @@ def stored_features(
 
     With ``keeping`` a killed pass goes on; a memory needs none.
     """
-    memory = network.memory
-    if memory is None or network.adapter.moves:
+    if network.memory is None or network.adapter.moves:
         return _features(network, store, image_size=image_size, keeping=keeping, budget=budget, **options)
-    under = f"{network.backbone.info.sha256}/{network.reads}/{network.precision}/{image_size}"
+    return recalled_features(network, store, image_size=image_size, **options)
+
+
+def recalled_features(network: Network, store: PictureStore, *, image_size: int, **options: Any) -> Tensor:
+    """Pooled features [n, d], float32, of a network with a memory: those are computed that it does not hold yet."""
+    memory = network.memory
+    assert memory is not None
+    under = f"{network.fingerprint()}/{image_size}"
     keys = [f"{under}/{sha256}" for sha256 in store.sha256]
     missing = [index for index, key in enumerate(keys) if key not in memory]
     found = _features(network, store.subset(missing), image_size=image_size, budget=None, **options)

@@ -276,15 +276,18 @@ def fingerprint(module: nn.Module) -> str:
     >>> fingerprint(nn.ReLU()) == fingerprint(nn.GELU())
     True
     """
-    digests = []
-    for tensor in module.state_dict().values():
-        if tensor.is_meta:
-            return ""
-        value = tensor.detach().cpu().contiguous()
-        digest = hashlib.sha256(f"{value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
-        digests.append(digest.digest())
-    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+    tensors = module.state_dict().values()
+    if any(tensor.is_meta for tensor in tensors):
+        return ""
+    return hashlib.sha256(b"".join(sorted(map(tensor_digest, tensors)))).hexdigest()
+
+
+def tensor_digest(tensor: Tensor) -> bytes:
+    """sha256 of dtype, shape and bytes."""
+    value = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{value.dtype} {tuple(value.shape)} ".encode())
+    digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()
 
 
 def first_line(error: BaseException) -> str:

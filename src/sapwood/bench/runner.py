@@ -50,9 +50,9 @@ def run(
         wanted: method, backbone, seed and settings.
         out: JSON file, written atomically at the end; if it is there, it is read instead of learning again.
         progress: listens to what happens.
-        memory: features of frozen backbones, shared by several runs over the same pictures.
+        memory: features of pictures, shared by runs over the same ones.
         marks: more entries of the row; ``timing_valid`` counts only for a row that was not cut short.
-        trained: folder of trainings that runs share which differ in their heads alone; None shares nothing.
+        trained: folder of what runs share that differ in their heads alone: trainings, features. None shares none.
 
     Returns:
         The row: measures as fractions, costs, and everything that reproduces it.
@@ -71,11 +71,15 @@ def run(
     method = find_method(wanted.method, wanted.head, stream.kind)
     progress = progress or Progress()
     sharing = None if trained is None else Sharing(trained, stream, wanted, work)
+    if sharing is not None and memory is not None:
+        sharing.recall(memory)
     if method.all_data:
         course = _jointly(stream, wanted, work, progress, memory)
     else:
         course = _in_sequence(stream, wanted, work, progress, memory, sharing)
     found = outcomes(course.learner, stream.tests(len(stream.rounds) - 1), out, progress)
+    if sharing is not None and memory is not None:
+        sharing.keep(memory)
     took_over = sharing is not None and sharing.took_over
     row = {**row_of(stream, wanted, course), **found, **(marks or {}), "resumed": resumed, "took_over": took_over}
     # What was done between the last checkpoint and the stop is not in the seconds.

@@ -21,6 +21,7 @@ from sapwood.heads.base import PooledHead
 from sapwood.learner import Learner
 from sapwood.methods import find_method
 from sapwood.state import State
+from sapwood.state.files import parse_tensors, put
 from sapwood.state.training import TrainingFolder
 
 if TYPE_CHECKING:
@@ -94,6 +95,31 @@ class Sharing:
     def took_over(self) -> bool:
         """Whether a round of the run was trained by another."""
         return (self.work / _MARK).exists()
+
+    def recall(self, memory: dict[str, Tensor]) -> None:
+        """Add the features of pictures that runs of the family have computed under what was trained."""
+        file = self._features()
+        if file is None or not file.exists():
+            return
+        with suppress(OSError, SapwoodError), FileLock(file.with_suffix(".lock")):
+            memory.update(parse_tensors(file.read_bytes(), file))
+
+    def keep(self, memory: Mapping[str, Tensor]) -> None:
+        """Put those of this run where the others find them."""
+        file = self._features()
+        if file is None or not memory:
+            return
+        with suppress(OSError, SapwoodError):  # as in ``_Shared.save``
+            file.parent.mkdir(exist_ok=True)
+            with FileLock(file.with_suffix(".lock")):
+                put(file, memory)
+
+    def _features(self) -> Path | None:
+        """The family's file of features; its keys say of what they are."""
+        if self.family is None:
+            return None
+        facts = f"{self.family} {code_sha256()} {torch.__version__} {torch.get_num_threads()}"
+        return self.folder / f"features-{hashlib.sha256(facts.encode()).hexdigest()[:32]}.safetensors"
 
     def join(self, learner: Learner, index: int) -> None:
         """Let the learner's next round, ``index`` of the stream, be shared, if no class has come twice until then."""
