@@ -101,6 +101,37 @@ def test_what_was_committed_and_not_cleared_away(
     assert listener.lines == [f"this round was already committed as {version}"]
 
 
+def test_repairs_are_not_undone_by_the_same_folder(learner: Learner, tmp_path: Path, picture_folder: Folders) -> None:
+    from sapwood.repair import merge_classes, relabel, remove_class, rename_class
+
+    whole, _ = grown(tmp_path, picture_folder)
+    garden, state = tmp_path / "garden", learner.state
+    relabel(state, [garden / "ant" / "000.png"], "bee")
+    with pytest.raises(DataError, match="all 24 pictures were learned before"):
+        Learner.open(state.path).learn(garden, task="as it was")
+    rename_class(Learner.open(state.path).state, "ant", "emmet")
+    with pytest.raises(DataError, match="all 24 pictures were learned before"):
+        Learner.open(state.path).learn(garden, task="by the old name")
+    merge_classes(Learner.open(state.path).state, "emmet", "bee")
+    merged = Learner.open(state.path)
+    assert merged.classes_ == ("bee",)
+    listener = Listener()
+    merged.learn(whole, task="more", progress=listener)
+    assert any("left out: 24 of the pictures" in line for line in listener.lines)
+    assert (merged.record["tasks"][-1]["images"], merged.classes_) == (22, ("bee", "ant", "cat"))
+    remove_class(merged.state, "ant")
+    again = Learner.open(state.path).learn(whole, task="after all")
+    assert again.record["tasks"][-1]["images"] == 11, "nothing is left of a class that was removed"
+
+
+def test_a_picture_in_two_classes_is_learned_once_in_each(learner: Learner, tmp_path: Path) -> None:
+    shutil.copy(tmp_path / "garden" / "ant" / "003.png", tmp_path / "garden" / "bee" / "twice.png")
+    learner.learn(tmp_path / "garden", task="two")
+    assert learner.record["tasks"][-1]["images"] == 1
+    with pytest.raises(DataError, match="all 25 pictures were learned before"):
+        learner.learn(tmp_path / "garden", task="three")
+
+
 def test_a_class_under_another_name_and_one_that_is_gone(learner: Learner, tmp_path: Path) -> None:
     from sapwood.repair import remove_class, rename_class
 

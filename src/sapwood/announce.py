@@ -168,7 +168,7 @@ def announce(
     earlier = prepared.earlier
     shows = channels_shown(round_)
     counts = shows.counts()
-    before = Counter(names.get(label) for _, label in earlier.values())
+    before = Counter(names.get(each.label) for lessons in earlier.values() for each in lessons)
     masks = isinstance(round_, MaskRound)
     if prepared.config.cache_prefix:  # before anything is written
         first_adapted(network, OBJECTIVES[record["parts"]["objective"]].needs, prepared.kind.name)

@@ -5,14 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sapwood.data.pictures import Picture
 from sapwood.errors import DataError
 from sapwood.state import State
 
-Earlier = Mapping[str, tuple[str, int | None]]
-"""Round and class id of a picture that was learned, by its sha256; of masks (hashed with it) the class is None."""
+
+class Lesson(NamedTuple):
+    """A picture in a round.
+
+    Attributes:
+        round: its name.
+        label: id of the picture's class; None for masks.
+        was: names under which it was learned before a repair counted it for this class.
+    """
+
+    round: str
+    label: int | None
+    was: tuple[str, ...] = ()
+
+
+Earlier = Mapping[str, Sequence[Lesson]]
+"""All lessons of a picture that was learned, by its sha256 (of masks: hashed with it)."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +49,12 @@ class Duplicate:
     left_out: bool = False
 
 
-def learned_pictures(
-    state: State, tasks: Sequence[Mapping[str, Any]] | None = None
-) -> dict[str, tuple[str, int | None]]:
+def learned_pictures(state: State, tasks: Sequence[Mapping[str, Any]] | None = None) -> dict[str, list[Lesson]]:
     """Every picture that was learned, in all rounds or in ``tasks``; see ``Earlier``."""
-    tasks = state.version.record["tasks"] if tasks is None else tasks
-    return {row["sha256"]: (task, row.get("label")) for task, row in _rows(state, tasks)}
+    found: dict[str, list[Lesson]] = {}
+    for task, row in _rows(state, state.version.record["tasks"] if tasks is None else tasks):
+        found.setdefault(row["sha256"], []).append(Lesson(task, row.get("label"), tuple(row.get("was", ()))))
+    return found
 
 
 def learned_files(state: State) -> set[str]:
@@ -52,20 +67,23 @@ def find_duplicates(
 ) -> dict[int, Duplicate]:
     """Those of the given pictures that were learned, by their place.
 
-    One that was learned as the very class that it has now is left out, unless it is to be learned again: it would
-    count twice in every sum. The same mask may be read for other classes, so pictures with masks stay.
+    One that was learned as the very class that it has here, by today's name or that before a repair, is left out unless
+    it is to be learned again: it would count twice in every sum. The same mask may be read for other classes, so
+    pictures with masks stay.
 
     Raises:
         DataError: nothing is left to learn from.
     """
-    names = {entry["id"]: entry["name"] for entry in record["classes"]}
+    names: dict[int | None, str] = {entry["id"]: entry["name"] for entry in record["classes"]}
+    ever = {entry["id"]: (entry["name"], *entry.get("was", ())) for entry in record["classes"]}
     found = {}
     for index, (picture, sha256) in enumerate(zip(pictures, digests, strict=True)):
         if sha256 in earlier:
-            task, number = earlier[sha256]
-            learned_as = names.get(number)
-            left_out = not relearn and learned_as is not None and learned_as == picture.label
-            found[index] = Duplicate(picture.name, picture.label, task, learned_as, left_out)
+            label = picture.label
+            same = [each for each in earlier[sha256] if label in (*ever.get(each.label, ()), *each.was)]
+            lesson = same[-1] if same else earlier[sha256][-1]
+            left_out = bool(same) and not relearn
+            found[index] = Duplicate(picture.name, label, lesson.round, names.get(lesson.label), left_out)
     if found and sum(each.left_out for each in found.values()) == len(pictures):
         rounds = ", ".join(sorted({repr(each.round) for each in found.values()}))
         raise DataError(

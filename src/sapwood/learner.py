@@ -75,7 +75,7 @@ class Learner:
         Args:
             path: of the folder.
             backbone: by name.
-            method: a recipe or composition; by default the one that suits the kind of task.
+            method: a recipe or composition; by default the one that suits the kind of task and the backbone.
             head: instead of the method's.
             kind: ``classification`` or ``segmentation``; by default what the method is made for.
             image_size: pixels of a view: a side, or (height, width) for masks.
@@ -269,7 +269,7 @@ class Learner:
         )
 
     def undo(self, *, progress: Progress | None = None) -> Version:
-        """Drop the round that is half learned, else go back by one change; the step back is a new version itself."""
+        """Drop the round that is half learned and nothing else; else go back by one change, which is a new version."""
         with self.state.writer():
             half = self.state.training.half_learned(self.record["tasks"])
             version = self.state.version if half else self.state.undo()

@@ -115,7 +115,11 @@ class Network(nn.Module):
         if self.adapter.trains_backbone:
             return None
         memo: dict[int, Any] = {id(each): each for each in (*self.backbone.parameters(), *self.backbone.buffers())}
-        return copy.deepcopy(self.backbone, memo | {id(layer): layer.base for layer in self.adapted})
+        lent = copy.deepcopy(self.backbone, memo | {id(layer): layer.base for layer in self.adapted})
+        for module in lent.modules():  # what a forward in another thread reads blocks by just now
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+        return lent
 
     @property
     def device(self) -> torch.device:

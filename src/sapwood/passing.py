@@ -22,6 +22,8 @@ from sapwood.world.sums import gathered
 
 BUDGET = 256 * 2**20
 """Bytes of features of a round that are kept in memory."""
+MEMORY = 64 * 2**20
+"""Bytes of features that a network's memory holds of adapters that move."""
 
 
 class Rows(Protocol):
@@ -155,6 +157,8 @@ def recalled_features(network: Network, store: PictureStore, *, image_size: int,
     assert memory is not None
     under = f"{network.fingerprint()}/{image_size}"
     keys = [f"{under}/{sha256}" for sha256 in store.sha256]
+    if network.adapter.moves and 4 * network.head.dim * (len(memory) + len(keys)) > MEMORY:
+        memory = {}  # what has moved on is never met again, but by runs that share it
     missing = [index for index, key in enumerate(keys) if key not in memory]
     found = _features(network, store.subset(missing), image_size=image_size, budget=None, **options)
     assert isinstance(found, Tensor)

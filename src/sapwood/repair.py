@@ -16,7 +16,7 @@ from sapwood.probes import PIXELS, ROWS, other_probes
 from sapwood.progress import Progress
 from sapwood.repair_correction import adapter_holds
 from sapwood.repair_draft import Draft
-from sapwood.repair_record import forget_measured, known_class, recount, renamed
+from sapwood.repair_record import counted_for, forget_measured, known_class, recount, renamed
 from sapwood.repair_steps import (
     Repair,
     finish,
@@ -66,9 +66,9 @@ def rename_class(state: State, old: str, new: str) -> Repair:
     with state.writer():
         old = known_class(state.version.record, old)
         record = renamed(state.version.record, old, new)
-        if (half := state.training.plan()) is not None:
+        if (half := state.training.half_learned(state.version.record["tasks"])) is not None:
             raise ConfigError(
-                f"{state.path}: round {half.get('task')!r} is half learned with the old name; "
+                f"{state.path}: round {half!r} is half learned with the old name; "
                 "repeat its `learn` to finish it first, or drop it with `undo` or `learn --restart`"
             )
         version = state.commit(record, {}, f"rename {old} -> {new}")
@@ -92,7 +92,10 @@ def merge_classes(state: State, old: str, into: str) -> Repair:
         for index in range(len(draft.tasks)):
             rows = draft.rows(index)
             if any(row["label"] == ids[old] for row in rows):
-                rows = [{**row, "label": ids[into]} if row["label"] == ids[old] else row for row in rows]
+                rows = [
+                    counted_for(row, ids[into], draft.record["classes"]) if row["label"] == ids[old] else row
+                    for row in rows
+                ]
                 draft.put_rows(index, rows, None)
         _regroup_probes(draft, ids[old], ids[into])
         remarks = adapter_holds(draft, rounds_with(draft, old), f"on {old!r} as a class of its own")

@@ -59,7 +59,10 @@ def renamed(record: Mapping[str, Any], old: str, new: str) -> Record:
                 renewed = {new if name == old else name: value for name, value in values.items()}
                 task["measured"] = {**task["measured"], key: renewed}
         tasks.append(task)
-    classes = [{**entry, "name": new} if entry["name"] == old else entry for entry in record["classes"]]
+    classes = [
+        {**entry, "name": new, "was": [*entry.get("was", ()), old]} if entry["name"] == old else entry
+        for entry in record["classes"]
+    ]
     return {**record, "classes": classes, "tasks": tasks}
 
 
@@ -112,6 +115,16 @@ def forget_measured(record: Mapping[str, Any], classes: Collection[str], also: C
         tasks.append({**task, "validation_accuracy": None} if index in touched else task)
     accuracy = [[None if index in touched else cell for index, cell in enumerate(row)] for row in record["accuracy"]]
     return {**record, "tasks": tasks, "accuracy": accuracy}
+
+
+def counted_for(row: Mapping[str, Any], identifier: int, classes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row of ``pictures.jsonl`` with another class, and the names that its old one has had.
+
+    >>> counted_for({"sha256": "ab", "label": 0}, 1, [{"id": 0, "name": "ant", "was": ["emmet"]}])
+    {'sha256': 'ab', 'label': 1, 'was': ['emmet', 'ant']}
+    """
+    old = next(entry for entry in classes if entry["id"] == row["label"])
+    return {**row, "label": identifier, "was": [*row.get("was", ()), *old.get("was", ()), old["name"]]}
 
 
 def recount(task: dict[str, Any], rows: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> None:

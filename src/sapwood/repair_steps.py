@@ -16,7 +16,7 @@ from sapwood.kinds.base import task_names
 from sapwood.progress import Progress
 from sapwood.repair_correction import adapter_holds, anchored, correct, move_statistics, remembered
 from sapwood.repair_draft import Draft
-from sapwood.repair_record import groups_without, recount, without
+from sapwood.repair_record import counted_for, groups_without, recount, without
 from sapwood.repair_sums import (
     Row,
     Sums,
@@ -264,7 +264,12 @@ def other_labels(draft: Draft, pictures: Any, to: str, progress: Progress) -> tu
         if other:
             changed.append(index)
             before += other
-            new = [{**row, "label": identifier} if row["sha256"] in wanted else row for row in rows]
+            new = [
+                counted_for(row, identifier, draft.record["classes"])
+                if row["sha256"] in wanted and row["label"] != identifier
+                else row
+                for row in rows
+            ]
             draft.put_rows(index, new, None)
     if not before:
         raise DataError(f"nothing to change: of class {to!r} they are already, all that were given")

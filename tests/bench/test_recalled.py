@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,3 +93,13 @@ def test_another_head_looks_at_no_test_picture_again(stream: Stream, tmp_path: P
         said[at] = counting.named, row["accuracy"], row["correct"], row["false_accept"]
     assert said["b"][1:] == said["c"][1:]
     assert said["b"][0] == 0 < said["c"][0]
+
+
+def test_a_round_that_comes_twice_is_learned_twice(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """A bench learns what its rounds bring: they must not shrink where two share pictures."""
+    part = [read_data(picture_folder(NAMES[0], count, name=str(count))) for count in (6, 3)]
+    twice = Stream("twice", (Round("day", *part), Round("dusk", *part)), tuple(NAMES[0]), None, domains=True)
+    run = Run("ncm", "random:dinov2-tiny", 0, 28, settings={"training": TRAINING})
+    runner.run(twice, run, tmp_path / "row.json", memory={})
+    row = json.loads((tmp_path / "row.json").read_text("utf-8"))
+    assert len(row["accuracy"]) == 2

@@ -143,3 +143,29 @@ def test_calibrated_only_where_something_was_held_out(name, draw):
     assert taught(name, {}, [(draw([0, 1], 20), draw([0, 1], 5))]).calibrated
     assert taught(name, {}, [(draw([0, 1], 20), None)]).calibrated  # by leaving one out
     assert not taught(name, {}, [(draw([0, 1], 1), None)]).calibrated
+
+
+@pytest.mark.parametrize("name", ["prototype", "ridge", "linear"])
+def test_the_shared_covariance_is_factored_once(name, draw, monkeypatch):
+    import sapwood.heads.base as module
+
+    made = []
+
+    def counted(sums):
+        made.append(1)
+        return shared_gaussians(sums)
+
+    monkeypatch.setattr(module, "shared_gaussians", counted)
+    head = taught(name, {}, [(draw([0, 1], 30), None)])
+    first = head.known_gaussians()[0]
+    assert head.known_gaussians()[0] is first
+    assert len(made) == 1
+    head.grow(1, torch.Generator())
+    head.fit(draw([1, 2], 30), None, torch.Generator())
+    head.learn_known(draw([1, 2], 30), None, stays=True)
+    second = head.known_gaussians()[0]
+    assert len(second.mean) == 3, "nothing of before is served"
+    head.known.observe(*draw([0], 3)) if head.known.own else head.observe(draw([0], 3))
+    third = head.known_gaussians()[0]
+    assert not torch.equal(third.mean, second.mean), "sums that change in place are seen too"
+    assert len(made) == 3

@@ -14,6 +14,7 @@ from sapwood.errors import ConfigError, DataError
 from sapwood.learner import Learner
 from sapwood.repair import list_classes, merge_classes, relabel, remove_class, rename_class
 from sapwood.state import State
+from sapwood.state.training import base_of
 
 from .helpers import FAST, Folders, learn, numbers
 
@@ -73,7 +74,7 @@ def test_a_state_of_the_first_format_can_be_repaired(tmp_path: Path) -> None:
 
 def test_a_half_learned_round_hinders_a_new_name_and_goes_with_its_ground(one_round: Path) -> None:
     state = State.open(one_round)
-    state.training.begin({"task": "half"})
+    state.training.begin({"base": base_of(state.version.record["tasks"]), "task": "half"})
     with pytest.raises(ConfigError, match="'half' is half learned"):
         rename_class(state, "ant", "eel")
     done = remove_class(state, "ant")

@@ -117,7 +117,7 @@ def probe(stream: Stream, wanted: Run, folder: Path) -> Compute:
         labels = [picture.label or name for picture in pictures]
         count = len(validation_split(labels, config.validation, wanted.seed)[0])
         few = _some(pictures, labels, min(count, config.batch_size * config.accumulate))
-        learner.learn(few, task=name)
+        learner.learn(few, task=name, relearn=True)
         task = learner.record["tasks"][-1]
         step = (task["train_gmacs"] - task["pass_gmacs"]) / _steps(len(few), config)
         if not step and index == 0:

@@ -124,7 +124,7 @@ def _in_sequence(
         part = stream.rounds[index]
         if sharing is not None:
             sharing.join(learner, index)
-        learner.learn(part.train, task=part.name, test=stream.tests(index), progress=progress)
+        learner.learn(part.train, task=part.name, test=stream.tests(index), relearn=True, progress=progress)
         _measure_beside(learner, stream, work, index)
     tasks = learner.record["tasks"]
     beside = [json.loads(_cells_file(work, index).read_text("utf-8")) for index in range(count)]

@@ -118,7 +118,8 @@ class Sharing:
         """The family's file of features; its keys say of what they are."""
         if self.family is None:
             return None
-        facts = f"{self.family} {code_sha256()} {torch.__version__} {torch.get_num_threads()}"
+        place = "cuda" if torch.cuda.is_available() else "cpu"  # where a learner computes
+        facts = f"{self.family} {code_sha256()} {torch.__version__} {torch.get_num_threads()} {place}"
         return self.folder / f"features-{hashlib.sha256(facts.encode()).hexdigest()[:32]}.safetensors"
 
     def join(self, learner: Learner, index: int) -> None:

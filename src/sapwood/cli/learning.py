@@ -69,7 +69,7 @@ def learn(
         str | None,
         typer.Option(metavar="DATA", help="Labelled pictures to measure on afterwards; they choose nothing."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures (methods that train in steps).")] = None,
     seed: Annotated[int | None, typer.Option(help=f"Of everything that is drawn{NEW}; 0 if left out.")] = None,
     image_size: ImageSize = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a step.")] = None,
@@ -104,7 +104,8 @@ def learn(
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw a half-learned round away.")] = False,
     relearn: Annotated[
-        bool, typer.Option("--relearn", help="Learn pictures again that were learned before; else they are left out.")
+        bool,
+        typer.Option("--relearn", help="Learn again what was learned as the same class before."),
     ] = False,
     max_drop: Annotated[
         float | None,
@@ -189,7 +190,7 @@ def learn(
 
 
 def undo(state: StateFolder) -> None:
-    """Go back by one change, or drop a round that is half learned. The step back is a version of its own."""
+    """Go back by one change, which is a version of its own; or drop a round that is half learned, and nothing else."""
     from sapwood.learner import Learner
 
     with listening() as progress:

@@ -158,7 +158,8 @@ def _matrix(facts: dict[str, Any]) -> str:
     rows = [["accuracy, %" if facts["kind"] == "classification" else "mean IoU, %", *names, ""]]
     for name, row, source in zip(names, facts["accuracy"], facts["accuracy_on"], strict=True):
         cells = [percent(cell) for cell in row] + [""] * (len(names) - len(row))
-        rows.append([f"after {name}", *cells, _SOURCES[source]])
+        told = _SOURCES[source] if any(cell is not None for cell in row) else "not measured"
+        rows.append([f"after {name}", *cells, told])
     return table(rows, right=range(1, len(names) + 1))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from sapwood.adapters import ADAPTERS
 from sapwood.assembly import merge_settings
 from sapwood.backbones.base import BackboneInfo, Site
+from sapwood.depths import width_read
 from sapwood.heads import HEADS
 from sapwood.methods import Method
 from sapwood.objectives import OBJECTIVES
@@ -50,7 +51,8 @@ def declared_bytes(method: Method, classes: int) -> int:
     ]
     adapter_type, head_type, objective_type = ADAPTERS[method.adapter], HEADS[method.head], OBJECTIVES[method.objective]
     adapter = adapter_type(build(adapter_type.Config, settings["adapter"], "adapter"), sites, info)
-    head = head_type(build(head_type.Config, settings["head"], "head"), _WIDTH)
+    config: Any = build(head_type.Config, settings["head"], "head")
+    head = head_type(config, width_read(config, info))
     head.grow(classes, torch.Generator())
     objective = objective_type(build(objective_type.config_type(method.kind), settings["objective"], "objective"))
     trained = {f"adapter.{name}": parameter for name, parameter in adapter.named_parameters()}

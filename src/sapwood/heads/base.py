@@ -16,7 +16,7 @@ from sapwood.errors import SapwoodError
 from sapwood.functional.openset import Gaussians, Sums, shared_gaussians
 from sapwood.functional.statistics import fit_temperature
 from sapwood.heads.classifiers import Classifier, LinearClassifier, put_parameter
-from sapwood.heads.openset import OpenSet
+from sapwood.heads.openset import Once, OpenSet
 from sapwood.heads.tensors import Features, in_full_precision, needed
 from sapwood.task import Task
 
@@ -182,6 +182,7 @@ class PooledHead(Head):
         self.calibrated = False
         self.balanced = False
         self.known = OpenSet(dim, own=not self.keeps_sums)
+        self._gaussians: Once[Gaussians | None] = Once()
 
     @property
     def keeps_sums(self) -> bool:
@@ -218,9 +219,14 @@ class PooledHead(Head):
 
         None while it cannot be said: too few pictures have been held out.
         """
-        limit = self.known.limit
-        gaussians = None if limit is None else shared_gaussians(self.sums)
-        return None if limit is None or gaussians is None else (gaussians, limit)
+        if (limit := self.known.limit) is None:
+            return None
+        gaussians = self._gaussians.of(self.summed(), lambda: shared_gaussians(self.sums))
+        return None if gaussians is None else (gaussians, limit)
+
+    def summed(self) -> tuple[Tensor, ...]:
+        """The tensors that ``sums`` are made of."""
+        return self.known.total, self.known.count, self.known.packed_gram
 
     def meta(self) -> dict[str, Any]:
         """Facts stored beside the tensors, as JSON."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,34 @@ from sapwood.heads.tensors import needed
 _FOLDS = 5
 _MOST = 1000
 """Distances kept."""
+
+
+T = TypeVar("T")
+
+
+class Once(Generic[T]):
+    """What follows from tensors, computed anew only where these have changed, in place or as a whole.
+
+    >>> total, once, asked = torch.zeros(2), Once(), []
+    >>> for step in (0, 0, 1):
+    ...     _ = once.of([total.add_(step) if step else total], lambda: asked.append(total.sum().item()))
+    >>> asked
+    [0.0, 2.0]
+    """
+
+    def __init__(self) -> None:
+        self._made_of: list[tuple[Tensor, int]] = []
+        self._found: list[T] = []
+
+    def of(self, tensors: Iterable[Tensor], compute: Callable[[], T]) -> T:
+        """What ``compute`` gave for the tensors as they are."""
+        made_of = [(each, each._version) for each in tensors]  # torch counts what changes a tensor in place
+        same = len(made_of) == len(self._made_of) and all(
+            one is other and seen == now for (one, seen), (other, now) in zip(self._made_of, made_of, strict=True)
+        )
+        if not same:
+            self._found, self._made_of = [compute()], made_of
+        return self._found[0]
 
 
 class OpenSet:

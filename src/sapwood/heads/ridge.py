@@ -116,6 +116,10 @@ class RidgeHead(PooledHead):
         """Of all features; the head's own where they are in feature space."""
         return Sums(self.cross.T, self.count, self.gram) if self.keeps_sums else super().sums
 
+    def summed(self) -> tuple[Tensor, ...]:
+        """Those of the head where ``sums`` are its own."""
+        return (self.cross, self.count, self.packed_gram) if self.keeps_sums else super().summed()
+
     def expand(self, x: Tensor) -> Tensor:
         """h [n, M] of features [n, d]."""
         return x if self.config.projection is None else torch.relu(x @ self.projection)

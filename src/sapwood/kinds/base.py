@@ -79,7 +79,7 @@ class Kind(ABC):
 
     Attributes:
         name: stored in the state.
-        default_method: of ``learn``, where no method is named.
+        default_method: of ``learn``, where no method is named and ``default_for`` says nothing else.
         measure: what the cells of the matrix are, for people.
         knows_unknown: it says of a picture whether it is like any that was learned.
     """

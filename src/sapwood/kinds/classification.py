@@ -40,6 +40,8 @@ from sapwood.settings import TrainingConfig
 from sapwood.task import Task
 from sapwood.world.sums import summed
 
+_WIDEST = 1600
+"""Numbers a picture whose sums (10 MB) and features (8 MB) are less than 20 MB a round."""
 HEADROOM = 1.25
 """Of decoded pictures over views, so that a crop is not enlarged much."""
 
@@ -95,7 +97,8 @@ class PictureRound(Round):
         if len(self.names) < 2:
             found.append("only one class is known so far; every picture will be called by it until there is a second")
         counts = Counter(self.train.pictures.labels + self.held.pictures.labels)
-        single = (label for label, count in counts.items() if count == 1)
+        fresh = {self.names[index] for index in self.task.new}
+        single = (label for label, count in counts.items() if count == 1 and label in fresh)
         return found + [f"class {label!r} has a single picture; more would help" for label in single]
 
 
@@ -108,8 +111,9 @@ class Classification(Kind):
     knows_unknown = True
 
     def default_for(self, backbone: Backbone) -> str:
-        """Where there are no blocks whose class tokens could be read, the backbone's own feature."""
-        return self.default_method if isinstance(backbone, Split) else "ridge"
+        """Where no blocks' class tokens can be read, or their sums would be large: the backbone's own feature."""
+        fits = isinstance(backbone, Split) and 4 * backbone.info.dim <= _WIDEST
+        return self.default_method if fits else "ridge"
 
     def read(self, data: Any, **options: Any) -> Pictures:
         """Pictures to learn from."""

@@ -239,7 +239,7 @@ class Jobs:
             with self._changed:
                 notes = job.progress["notes"]
                 if event == "note":
-                    notes.append(shown(said["text"]))
+                    notes.append(shown(worded(said["text"], self._state)))
                     del notes[:-NOTES]
                 elif event == "start":
                     job.progress = {**said, "notes": notes}

@@ -20,7 +20,6 @@ from sapwood.data.sources import LAYOUT
 from sapwood.errors import DataError
 from sapwood.kinds import KINDS, kind_of
 from sapwood.learner import Learner
-from sapwood.progress import Progress
 from sapwood.serve.archives import ArchiveLimits, unpack
 from sapwood.serve.jobs import Busy, Jobs, QueueFull
 from sapwood.serve.pictures import check_picture
@@ -63,6 +62,7 @@ _FIELDS = {
     "task": {"type": "string", "maxLength": MOST_NAME, "description": "Name of the round."},
     "epochs": {"type": "integer", "minimum": 1, "maximum": MOST_EPOCHS, "description": "Passes over the pictures."},
     "restart": {"type": "boolean", "description": "Throw away a round that is half learned."},
+    "relearn": {"type": "boolean", "description": "Learn pictures again that were learned before as the same class."},
 }
 _FILES = ("image", "archive")
 _FORM = {"schema": {"type": "object", "properties": _FIELDS}}
@@ -183,7 +183,7 @@ def _order(upload: Upload, folder: Path, kind: str, settings: ServeSettings) -> 
         "task": _name(fields["task"], "round") if fields.get("task", "").strip() else None,
         "training": _training(fields),
         "device": settings.device,
-        "restart": fields.get("restart", "").strip().lower() in ("true", "1", "yes", "on"),
+        **{each: fields.get(each, "").strip().lower() in ("true", "1", "yes", "on") for each in ("restart", "relearn")},
     }
     if archives:
         named = _unpacked(archives[0].path, folder, kind, settings)
@@ -251,19 +251,17 @@ def _training(fields: dict[str, str]) -> dict[str, Any]:
 
 def _undo(settings: ServeSettings, jobs: Jobs, serving: Serving) -> dict[str, str]:
     notes: list[str] = []
-
-    class Notes(Progress):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
     try:
         with jobs.quiet():
             learner = Learner.open(settings.state, device="cpu")
             if learner.record.get("parent") is None:
                 raise Problem(409, "Nothing to undo", "nothing was learned before this version; there is no step back")
-            if learner.state.training.half_learned(learner.record["tasks"]):
-                learner.undo(progress=Notes())
-            version = learner.undo(progress=Notes())
+            with learner.state.writer():
+                half = learner.state.training.half_learned(learner.record["tasks"])
+                version = learner.state.undo()  # first: if there is no way back, nothing is dropped either
+                learner.state.training.clear()
+            if half is not None:
+                notes.append(f"round {half!r}, which was half learned, has been dropped too")
             serving.refresh()
     except Busy as error:
         raise Problem(409, "Something is being learned", str(error), headers=_RETRY) from error

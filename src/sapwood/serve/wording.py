@@ -11,7 +11,7 @@ _OTHER_WORDS = {
     r"\bgive --restart to begin anew": "send restart=true to throw it away and begin anew",
     r" \(--restart --lr [^)]*\)": "",
     r"\bwith --task\b": "for the round",
-    r"; --relearn learns them again\b": "",
+    r"; --relearn learns them again\b": "; relearn=true learns them again",
     r"--restart\b": "restart=true",
 }
 

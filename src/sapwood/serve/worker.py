@@ -50,6 +50,7 @@ class Order:
         training: fields of ``TrainingConfig``.
         device: where to compute.
         restart: throw away what is half learned.
+        relearn: learn pictures again that were learned before.
         replace: throw it away if it is another round.
     """
 
@@ -61,6 +62,7 @@ class Order:
     training: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
     restart: bool = False
+    relearn: bool = False
     replace: bool = False
 
     def line(self) -> bytes:
@@ -74,6 +76,7 @@ class Lines(Progress):
     def __init__(self, out: IO[bytes]) -> None:
         self._out = out
         self._what, self._done, self._total, self._told = "", 0, 0, 0.0
+        self.folder = ""
 
     def tell(self, event: str, **facts: Any) -> None:
         """Write one line."""
@@ -84,7 +87,7 @@ class Lines(Progress):
 
     def note(self, text: str) -> None:
         """One line worth reading."""
-        self.tell("note", text=text)
+        self.tell("note", text=_without_folder(text, self.folder) if self.folder else text)
 
     def start(self, what: str, total: int, done: int = 0) -> None:
         """A piece of work begins."""
@@ -114,6 +117,7 @@ def learn(order: Order, progress: Progress) -> Learner:
     folder = Path(order.folder)
     data: Any = str(folder)
     options: dict[str, Any] = {"task": order.task, "training": order.training or None, "progress": progress}
+    options["relearn"] = order.relearn
     if order.pictures:
         data = [Picture(name, folder / file, order.label) for name, file in order.pictures]
     elif "test" in split_names(folder):
@@ -139,6 +143,7 @@ def main() -> int:
     if not given.strip():
         return STOPPED
     order = Order(**json.loads(given))
+    progress.folder = order.folder
     _leave_when_asked(order.folder)
     _stop_when_input_ends()
     with suppress(OSError, AttributeError):
