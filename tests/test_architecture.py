@@ -29,6 +29,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         {"acceptance", "announce", "costs", "evaluation", "fitting", "history", "kinds", "learner", "mask_evaluation"}
     )
     | {
+        "learned",
         "measuring",
         "packing",
         "preparation",

@@ -71,7 +71,7 @@ def test_two_rounds_and_back(options: Settings, data: tuple[Path, Path], tmp_pat
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
     opened = Learner.open(path)
     assert torch.equal(logits(opened, images()), together)
-    third = opened.learn(data[0], task="again")  # known classes only
+    third = opened.learn(data[0], task="again", relearn=True)  # known classes only
     assert torch.equal(logits(Learner.open(path), images()), logits(third, images()))
     adapter = third.network.adapter
     assert adapter.members.int().sum(0).tolist() == [2, 2, 1, 1]
@@ -143,7 +143,7 @@ def test_the_teacher_is_the_network_before_the_round(
         return answer
 
     monkeypatch.setattr(Teacher, "__call__", ask_and_compare)
-    learner.learn(data[0], task="again")
+    learner.learn(data[0], task="again", relearn=True)
     assert len(told) == 2 * 2
     assert all(torch.equal(answer, expected) for answer, expected in told)
 
