@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sapwood.backbones import create_backbone
+from sapwood.kinds import KINDS
 from sapwood.learner import Learner
 
 
@@ -28,3 +31,13 @@ def test_the_default_goes_with_the_backbone(tmp_path: Path, backbone: str, metho
 def test_another_head_reads_what_it_reads(tmp_path: Path) -> None:
     record = Learner.create(tmp_path / "state", backbone="random:dinov2-tiny", head="prototype").record
     assert (record["parts"]["head"], record["settings"]["head"]["blocks"]) == ("prototype", "pooled")
+
+
+def test_sums_that_would_be_large_are_not_the_default() -> None:
+    """9.4 MB of sums for a ViT-S, 38 MB for a ViT-B."""
+    wide = create_backbone("random:dinov2-tiny")
+    classification = KINDS["classification"]
+    assert classification.default_for(wide) == "ridge-4"
+    for width, method in ((384, "ridge-4"), (768, "ridge")):
+        wide.info = replace(wide.info, dim=width)
+        assert classification.default_for(wide) == method
