@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -108,17 +108,9 @@ def prepare_round(
     taken = take_probes(store, kind.shown(store), wanted, state)
     cell = info.get("stride") or info["patch"]
     split: dict[str, Any] = {"seed": record["seed"], "validation": config.validation, "size": size, "cell": cell}
-    for committed in (True, False):
-        if committed and (restart or not may_be_committed(state)):
-            continue
-        earlier = learned_pictures(state, record["tasks"][:-1] if committed else record["tasks"])
-        duplicates = find_duplicates(taken.rest.pictures, taken.rest.sha256, earlier, record, relearn)
-        left_out = {place for place, each in duplicates.items() if each.left_out}
-        rest = taken.rest.subset([place for place in range(len(taken.rest)) if place not in left_out])
-        round_ = kind.prepare(rest, known, index, name, **split)
-        plan = plan_of(record, round_, plain(config))
-        if committed and just_committed(state, plan):
-            break
+    prepare = partial(kind.prepare, known=known, index=index, name=name, **split)
+    chosen = _what_is_new(state, taken.rest, prepare, config, restart=restart, relearn=relearn)
+    round_ = chosen.round
     probes = kind.probes(taken.new, round_)
     if kept := [] if test is not None else [*read_probes(state), *probes]:
         tests = load(kind.probe_pictures(kept))
@@ -128,8 +120,40 @@ def prepare_round(
         if shared := len({*round_.train.sha256, *round_.held.sha256} & set(tests.sha256)):
             remarks.append(f"{shared} of the test pictures are among the training pictures: they measure too much")
     source = "probe" if kept else "test"
-    given = (source, tuple(probes), wanted, earlier, tuple(duplicates.values()))
-    return Prepared(kind, round_, tests, config, plan, tuple(remarks), *given)
+    given = (source, tuple(probes), wanted, chosen.earlier, chosen.duplicates)
+    return Prepared(kind, round_, tests, config, chosen.plan, tuple(remarks), *given)
+
+
+class _New(NamedTuple):
+    """A round of what was not learned before: its plan, what was, and what of that was given again."""
+
+    round: Round
+    plan: dict[str, Any]
+    earlier: Earlier
+    duplicates: tuple[Duplicate, ...]
+
+
+def _what_is_new(
+    state: State, store: Any, prepare: Callable[[Any], Round], config: TrainingConfig, *, restart: bool, relearn: bool
+) -> _New:
+    """Leave out what was learned before.
+
+    Where a kill may have come between a commit and the clearing of the training folder, the pictures may be those of
+    the last round itself, asked for again: then what was learned before is what had been when it was begun.
+    """
+    record = state.version.record
+    tasks = record["tasks"]
+    maybe = () if restart or not may_be_committed(state) else (tasks[:-1],)
+    for before in (*maybe, tasks):
+        earlier = learned_pictures(state, before)
+        found = find_duplicates(store.pictures, store.sha256, earlier, record, relearn)
+        out = {place for place, each in found.items() if each.left_out}
+        rest = store.subset([place for place in range(len(store)) if place not in out]) if out else store
+        round_ = prepare(rest)
+        plan = plan_of(record, round_, plain(config))
+        if before is tasks or just_committed(state, plan):
+            break
+    return _New(round_, plan, earlier, tuple(found.values()))
 
 
 def round_config(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> TrainingConfig:
