@@ -14,6 +14,7 @@ from sapwood.adapters import ADAPTERS
 from sapwood.adapters.base import Context
 from sapwood.backbones import create_backbone
 from sapwood.backbones.base import fingerprint
+from sapwood.depths import reading
 from sapwood.errors import NotMergeable
 from sapwood.heads import HEADS
 from sapwood.heads.base import Features
@@ -211,3 +212,12 @@ def test_other_weights_are_not_lent(change: dict[str, str], size: int, precision
 def test_weights_that_train_are_not_lent() -> None:
     network = network_with("full")
     assert network.lent(asdict(network.backbone.info), 28, torch.device("cpu"), "fp32") is None
+
+
+def test_what_is_lent_holds_no_hook_of_a_forward_that_runs() -> None:
+    network = network_with()
+    with reading(network.backbone, (0, 1)):
+        lent = network.lent(asdict(network.backbone.info), 28, torch.device("cpu"), "fp32")
+        assert any(module._forward_hooks for module in network.backbone.modules()), "else this test says nothing"
+    assert lent is not None
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in lent.modules())

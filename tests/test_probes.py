@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from listening import Listener
 from PIL import Image
 
 from sapwood.data.store import PictureStore
@@ -23,14 +24,6 @@ from sapwood.repair import list_classes, merge_classes, remove_class, rename_cla
 
 Folders = Callable[..., Path]
 TINY = {"backbone": "random:dinov2-tiny", "method": "ncm", "image_size": 28}
-
-
-class Listener(Progress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture

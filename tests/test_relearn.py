@@ -8,23 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from listening import Listener
 
 from sapwood.errors import DataError
 from sapwood.learned import learned_pictures
 from sapwood.learner import Learner
-from sapwood.progress import Progress
 
 Folders = Callable[..., Path]
-
-
-class Listener(Progress):
-    """Keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture

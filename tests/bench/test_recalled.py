@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sapwood import evaluation
+from sapwood import evaluation, passing
 from sapwood.bench import Run, runner
 from sapwood.data.sources import read_data
 from sapwood.data.streams import Round, Stream
@@ -103,3 +103,12 @@ def test_a_round_that_comes_twice_is_learned_twice(picture_folder: Callable[...,
     runner.run(twice, run, tmp_path / "row.json", memory={})
     row = json.loads((tmp_path / "row.json").read_text("utf-8"))
     assert len(row["accuracy"]) == 2
+
+
+def test_memory_of_what_moves_is_bounded(stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passing, "MEMORY", 0)
+    memory: dict[str, torch.Tensor] = {}
+    run = Run("seq-lora", "random:dinov2-tiny", 0, 28, settings={"training": TRAINING})
+    learner = runner.open_learner(tmp_path / "state", stream.kind, run, memory)
+    learner.learn(stream.rounds[0].train, test=stream.tests(0))
+    assert memory == {}

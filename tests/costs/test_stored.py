@@ -30,3 +30,9 @@ def test_lora_and_a_dense_head() -> None:
 def test_anchors_and_their_weights_are_kept_too() -> None:
     trained = LORA + WIDTH * (WIDTH + 1) + 21 * (WIDTH + 1)
     assert declared_bytes(find_method("lora+ewc", kind="segmentation"), 21) == 3 * 4 * trained
+
+
+def test_sums_over_several_blocks() -> None:
+    width = 4 * WIDTH  # classifier, solution and cross term a class; Gram matrix and counts
+    rows = 10 * (4 * (width + 1) + 4 * width + 8 * width + 8)
+    assert declared_bytes(find_method("ridge-4"), 10) == rows + 8 * width * (width + 1) // 2

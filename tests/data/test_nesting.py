@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from listening import Listener
 
 from sapwood.data.sources import nesting_remarks
 from sapwood.learner import Learner
-from sapwood.progress import Progress
 
 Folders = Callable[..., Path]
 
@@ -24,15 +24,10 @@ def test_a_folder_of_rounds_is_remarked_upon(tmp_path: Path, picture_folder: Fol
         f"the classes are the folders of {rounds}, each with folders of its own (april: cow, dog); "
         f"if those are the classes, learn them from {rounds / 'april'}"
     )
-    notes: list[str] = []
-
-    class Listening(Progress):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
     learner = Learner.create(tmp_path / "state", backbone="random:dinov2-tiny", method="ncm", image_size=28)
-    learner.learn(rounds, progress=Listening())
-    assert said in notes
+    listener = Listener()
+    learner.learn(rounds, progress=listener)
+    assert said in listener.lines
     assert learner.classes_ == ("april", "march"), "it is said, and done as it was asked for"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from listening import Listener
 from PIL import Image
 
 from sapwood.data.masks import read_masks
@@ -43,14 +44,6 @@ def second(mask_folder: Folders) -> Path:
 @pytest.fixture
 def learner(tmp_path: Path, first: Path) -> Learner:
     return create(tmp_path / "state").learn(first, task="first", training=TRAINING, keep_probe=3)
-
-
-class Listener(Progress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def learned(learner: Learner) -> set[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from listening import Listener
 
 from sapwood.errors import ConfigError
 from sapwood.learner import Learner
@@ -267,20 +268,15 @@ def test_a_half_learned_round_still_predicts_as_before(half: Path, started: Star
 
 @pytest.mark.parametrize("readable", [True, False])
 def test_undo_drops_a_half_learned_round_and_says_so(half: Path, started: Started, readable: bool) -> None:
-    said: list[str] = []
-
-    class Listening(Progress):
-        def note(self, text: str) -> None:
-            said.append(text)
-
+    listener = Listener()
     if not readable:
         (half / "training" / "plan.json").write_text("{")
     learner = Learner.open(half)
     before = learner.state.version.id
-    learner.undo(progress=Listening())
+    learner.undo(progress=listener)
     assert not (half / "training").exists()
     if readable:
-        assert said == ["round 'second', which was half learned, has been dropped; nothing else has changed"]
+        assert listener.lines == ["round 'second', which was half learned, has been dropped; nothing else has changed"]
         assert (learner.state.version.id, learner.classes_) == (before, ("ant", "bee"))
         learner.undo()
     assert learner.classes_ == (), "a plan that nobody can read may be what any commit left behind"
