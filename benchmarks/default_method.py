@@ -35,7 +35,7 @@ from sapwood.bench.runner import open_learner
 from sapwood.data.benchmarks import BENCHMARKS, Round
 from sapwood.data.pictures import Pictures
 from sapwood.data.splits import validation_split
-from sapwood.evaluation import predict_logits, targets_of
+from sapwood.evaluation import look, targets_of
 from sapwood.functional.calibration import expected_calibration_error
 from sapwood.progress import Progress
 
@@ -136,8 +136,9 @@ def learned(data: Path | None, memory: dict[str, Tensor], setting: Setting, file
 def _ece(learner: Learner, tests: Pictures) -> float:
     """Expected calibration error of scores at temperature 1."""
     store = learner.kind.load(tests, SIZE, Progress(), skip_bad=False)
-    score, best = predict_logits(learner.network, store, SIZE, Progress()).softmax(1).max(1)
-    return float(expected_calibration_error(score, best == targets_of(store, learner.classes_)))
+    found = look(learner.network, store, SIZE, Progress(), top=len(learner.classes_), known=False)
+    score = (found.scores.log() * learner.network.head.temperature).softmax(1)[:, 0]
+    return float(expected_calibration_error(score, found.classes[:, 0] == targets_of(store, learner.classes_)))
 
 
 def settings_of(methods: list[str], pictures: list[int], balances: list[str], seeds: int) -> Iterator[Setting]:

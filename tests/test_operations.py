@@ -11,12 +11,21 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from sapwood.backbones import create_backbone
+from sapwood.backbones.base import height_width
 from sapwood.learner import Learner
 from sapwood.operations import Tally, counted
 
 WIDTH, BLOCKS, TOKENS = 32, 2, 5  # of random:dinov2-tiny at 28 pixels
 PICTURES = 12
+ATTENTION = {  # on processors, which the reference does not know
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(g, q, k, v)
+    ),
+}
 
 
 def batches(*counts: int) -> Iterator[Any]:
@@ -38,6 +47,25 @@ def test_a_tally_counts_what_was_asked_for() -> None:
             use(batch)
         assert tally.gmacs == pytest.approx(pictures * 21e-9)
     assert list(tally.over(batches())) == []
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("family", ["dinov2", "clip", "mit", "resnet", "sam"])
+def test_forward_and_backward_are_counted_as_torch_counts_them(family: str, device: str) -> None:
+    backbone = create_backbone(f"random:{family}-tiny").to(device)
+    backbone.requires_grad_(True)
+    height, width = height_width(backbone.info.image_size)
+    pixels = torch.zeros(2, 3, height, width, device=device)
+
+    def step() -> None:
+        backbone(pixels).patches.square().sum().backward()
+
+    backbone.train()
+    with counted() as operations:
+        step()
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as reference:
+        step()
+    assert operations.gmacs == pytest.approx(reference.get_total_flops() / 2e9)
 
 
 def test_a_pass_that_fails_leaves_no_counter_behind() -> None:

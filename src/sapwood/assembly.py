@@ -11,12 +11,13 @@ from torch import Tensor
 
 from sapwood.adapters import ADAPTERS, Adapter
 from sapwood.backbones.base import Backbone
+from sapwood.backbones.lending import Lend
 from sapwood.backbones.packed import open_recorded
 from sapwood.depths import check_read, width_read
 from sapwood.errors import ConfigError, StateError
 from sapwood.heads import HEADS
 from sapwood.methods import Method
-from sapwood.methods.legality import check_head
+from sapwood.methods.legality import check_head, misfit_on
 from sapwood.network import Network
 from sapwood.objectives import OBJECTIVES
 from sapwood.objectives.base import Objective
@@ -67,6 +68,8 @@ def new_record(
         raise ConfigError(
             f"method {method.name!r} needs the pictures of all rounds at once; it runs only in benchmarks"
         )
+    if reason := misfit_on(backbone, adapter=method.adapter, objective=method.objective):
+        raise ConfigError(f"method {method.name!r}: {reason}")
     settings = merge_settings(method, overrides)
     check_read(build(HEADS[method.head].Config, settings["head"], "head"), backbone)
     return {
@@ -94,18 +97,18 @@ def assemble(
     state: State | None,
     device: torch.device,
     precision: str,
-    like: Network | None = None,
+    lend: Lend | None = None,
 ) -> tuple[Network, Objective]:
     """Build the network and the objective of a version and fill them with what its files hold.
 
-    Where ``like`` runs on the same frozen weights they are shared with it instead of read again.
+    Where ``lend`` has the frozen weights they are not read again.
 
     Raises:
         StateError: the backbone's weights are not those the state was made with.
     """
     parts, settings = record["parts"], record["settings"]
     info = record["backbone"]
-    backbone = None if like is None else like.lent(info, record["image_size"], device, precision)
+    backbone = None if lend is None else lend(info, record["image_size"], device, precision)
     if backbone is None:
         backbone = open_recorded(info, record["image_size"], None if state is None else state.path)
     if backbone.info.sha256 != info["sha256"]:

@@ -16,6 +16,9 @@ def cache_dir() -> Path:
     """Folder for downloads: ``SAPWOOD_CACHE``, else ``XDG_CACHE_HOME/sapwood``, else the platform's own.
 
     The folder is made if it is not there.
+
+    Raises:
+        OSError: it cannot be made; the text names the remedy.
     """
     if chosen := os.environ.get("SAPWOOD_CACHE"):
         folder = Path(chosen)
@@ -27,7 +30,11 @@ def cache_dir() -> Path:
         folder = Path(os.environ.get("LOCALAPPDATA", Path.home())) / "sapwood" / "cache"
     else:
         folder = Path.home() / ".cache" / "sapwood"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        text = f"the cache folder cannot be made ({error.strerror}); SAPWOOD_CACHE names another one"
+        raise OSError(error.errno, text, str(folder)) from error
     return folder
 
 

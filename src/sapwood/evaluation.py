@@ -12,6 +12,7 @@ from torch import Tensor
 from sapwood.adapters.base import Adapter
 from sapwood.data.store import PictureStore
 from sapwood.functional.calibration import expected_calibration_error
+from sapwood.functional.confusion import confusion_counts, row_sums
 from sapwood.functional.openset import nearest_distance
 from sapwood.heads.base import PooledHead
 from sapwood.network import Network
@@ -55,7 +56,8 @@ class Evaluation:
         balanced_accuracy: mean of ``per_class``.
         per_class: fraction by class, for classes that have pictures.
         per_task: fraction by round name, over the classes of the round that have pictures.
-        confusion: counts [K][K], rows are the true class, columns the predicted one, in learning order.
+        counts: [K, K] int32, rows are the true class, columns the predicted one, in learning order;
+            ``confusion`` is the same as lists.
         classes: names in learning order.
         top_confusions: what is taken for what, the most pictures first: ``true``, ``predicted``, ``count`` and
             ``share`` of the true class's pictures.
@@ -75,7 +77,7 @@ class Evaluation:
     balanced_accuracy: float
     per_class: dict[str, float]
     per_task: dict[str, float]
-    confusion: list[list[int]]
+    counts: Tensor = field(repr=False, compare=False)
     classes: list[str]
     top_confusions: list[dict[str, Any]]
     ece: float | None = None
@@ -88,23 +90,21 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """What ``sapwood evaluate --json`` prints."""
-        return dict(self.__dict__)
+        named = {"confusion" if name == "counts" else name: value for name, value in self.__dict__.items()}
+        return {**named, "confusion": self.confusion}
 
-
-def confusion_counts(targets: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """Counts [K, K]: rows true, columns predicted.
-
-    >>> confusion_counts(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2).tolist()
-    [[1, 1], [0, 1]]
-    """
-    return torch.bincount(targets * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+    @property
+    def confusion(self) -> list[list[int]]:
+        """``counts`` as lists."""
+        found: list[list[int]] = self.counts.tolist()
+        return found
 
 
 def evaluate_counts(
     confusion: Tensor, classes: Sequence[str], tasks: Sequence[Mapping[str, Any]], version: str
 ) -> Evaluation:
     """Fractions from counts; classes and rounds without pictures are left out."""
-    right, total = confusion.diagonal(), confusion.sum(1)
+    right, total = confusion.diagonal(), row_sums(confusion)
     names = list(classes)
     per_class = {
         name: right[index].item() / total[index].item() for index, name in enumerate(names) if total[index].item()
@@ -117,7 +117,7 @@ def evaluate_counts(
     accuracy = right.sum().item() / images if images else 0.0
     balanced = sum(per_class.values()) / len(per_class) if per_class else 0.0
     confused = top_confusions(confusion, names)
-    return Evaluation(version, images, accuracy, balanced, per_class, per_task, confusion.tolist(), names, confused)
+    return Evaluation(version, images, accuracy, balanced, per_class, per_task, confusion, names, confused)
 
 
 def top_confusions(confusion: Tensor, classes: Sequence[str], most: int = _LISTED) -> list[dict[str, Any]]:
@@ -126,15 +126,16 @@ def top_confusions(confusion: Tensor, classes: Sequence[str], most: int = _LISTE
     >>> top_confusions(torch.tensor([[6, 2], [0, 4]]), ("kestrel", "falcon"))
     [{'true': 'kestrel', 'predicted': 'falcon', 'count': 2, 'share': 0.25}]
     """
-    wrong = confusion - confusion.diagonal().diag()
-    pairs = sorted(wrong.nonzero().tolist(), key=lambda pair: (-int(wrong[pair[0], pair[1]]), pair))
-    totals = confusion.sum(1).tolist()
+    wrong = [(true, predicted) for true, predicted in confusion.nonzero().tolist() if true != predicted]
+    counts = {pair: int(confusion[pair]) for pair in wrong}
+    pairs = sorted(wrong, key=lambda pair: (-counts[pair], pair))
+    totals = row_sums(confusion).tolist()
     return [
         {
             "true": classes[true],
             "predicted": classes[predicted],
-            "count": int(wrong[true, predicted]),
-            "share": int(wrong[true, predicted]) / totals[true],
+            "count": counts[true, predicted],
+            "share": counts[true, predicted] / totals[true],
         }
         for true, predicted in pairs[:most]
     ]
@@ -143,34 +144,26 @@ def top_confusions(confusion: Tensor, classes: Sequence[str], most: int = _LISTE
 def task_cells(confusion: Tensor, classes: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
     """Accuracy on each round's classes, from counts; None where a round has no pictures here."""
     index = {name: position for position, name in enumerate(classes)}
+    right, totals = confusion.diagonal(), row_sums(confusion)
     cells: list[float | None] = []
     for task in tasks:
         rows = [index[name] for name in task["annotated"] if name in index]
-        total = int(confusion[rows].sum())
-        cells.append(confusion.diagonal()[rows].sum().item() / total if total else None)
+        total = int(totals[rows].sum())
+        cells.append(right[rows].sum().item() / total if total else None)
     return cells
-
-
-def predict_logits(
-    network: Network,
-    store: PictureStore,
-    image_size: int,
-    progress: Progress,
-    check: Callable[[], None] = lambda: None,
-) -> Tensor:
-    """Prediction logits [n, K] of the plain views, on the CPU; ``check`` may raise between batches."""
-    return look(network, store, image_size, progress, check, known=False).logits
 
 
 class Look(NamedTuple):
     """What a network makes of pictures.
 
     Attributes:
-        logits: [n, K].
+        classes: int64 [n, top], channels of the best classes, best first.
+        scores: [n, top], their softmax at the head's temperature.
         known: [n] bool, whether they are like pictures of some class that was learned; None where that cannot be said.
     """
 
-    logits: Tensor
+    classes: Tensor
+    scores: Tensor
     known: Tensor | None
 
 
@@ -182,19 +175,26 @@ def look(
     progress: Progress,
     check: Callable[[], None] = lambda: None,
     *,
+    top: int = 1,
     known: bool = True,
 ) -> Look:
-    """Logits of the plain views, and with ``known`` whether pictures look like a known class; one forward each."""
+    """The best classes of the plain views, and with ``known`` whether they look like a known one; one forward each.
+
+    What is kept of a picture does not grow with the number of classes. ``check`` may raise between batches.
+    """
     head = network.head
     assert isinstance(head, PooledHead)
     limits = head.known_gaussians() if known else None
     options: dict[str, Any] = {"image_size": image_size, "batch_size": _BATCH, "what": "predicting", "check": check}
 
     def judged(pooled: Tensor, logits: Tensor) -> Tensor:
-        if limits is None:
-            return logits
-        gaussians, limit = limits
-        return torch.cat([logits, (nearest_distance(pooled, gaussians) <= limit).to(logits)[:, None]], dim=1)
+        logits = logits.float()
+        best = logits.topk(min(top, logits.shape[1])).indices
+        rows = [best.float(), (logits / head.temperature).softmax(1).gather(1, best)]
+        if limits is not None:
+            gaussians, limit = limits
+            rows.append((nearest_distance(pooled, gaussians) <= limit).to(logits)[:, None])
+        return torch.cat(rows, dim=1)
 
     def answer(images: Tensor) -> Tensor:
         tokens, context = network.tokens(images)
@@ -205,17 +205,16 @@ def look(
         found = judged(features, head.logits(features)).cpu()
     else:
         found = run_pass(store, answer, progress=progress, **options)
-    if limits is None:
-        return Look(found, None)
-    return Look(found[:, :-1], found[:, -1] > 0)
+    width = found.shape[1] // 2
+    accepted = None if limits is None else found[:, -1] > 0
+    return Look(found[:, :width].long(), found[:, width : 2 * width], accepted)
 
 
 def name_pictures(
     network: Network, store: PictureStore, classes: Sequence[str], image_size: int, top: int, progress: Progress
 ) -> list[Prediction]:
     """The best classes of each picture, with softmax scores at the head's temperature."""
-    logits, known = look(network, store, image_size, progress)
-    best, order = (logits / network.head.temperature).softmax(1).topk(min(max(1, top), len(classes)))
+    order, best, known = look(network, store, image_size, progress, top=max(1, top))
     named = [
         tuple((classes[index], value) for index, value in zip(which, values, strict=True))
         for which, values in zip(order.tolist(), best.tolist(), strict=True)
@@ -243,9 +242,8 @@ def count_outcomes(
     network: Network, store: PictureStore, classes: Sequence[str], image_size: int, progress: Progress
 ) -> tuple[Tensor, dict[str, Any]]:
     """Counts [K, K] of true against predicted classes, and what else an ``Evaluation`` says of the pictures."""
-    logits, known = look(network, store, image_size, progress)
-    targets = targets_of(store, classes)
-    score, predicted = (logits / network.head.temperature).softmax(1).max(1)
+    best, scores, known = look(network, store, image_size, progress)
+    targets, predicted, score = targets_of(store, classes), best[:, 0], scores[:, 0]
     right = predicted == targets
     wrong = (~right).nonzero().flatten()
     surest = wrong[score[wrong].argsort(descending=True, stable=True)][:_LISTED].tolist()
@@ -284,5 +282,5 @@ def count_confusion(
     check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Counts [K, K] of true against predicted classes over labelled pictures."""
-    predicted = predict_logits(network, store, image_size, progress, check).argmax(1)
+    predicted = look(network, store, image_size, progress, check, known=False).classes[:, 0]
     return confusion_counts(targets_of(store, classes), predicted, len(classes))

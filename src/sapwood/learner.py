@@ -15,6 +15,7 @@ from sapwood.acceptance import Acceptance
 from sapwood.announce import Announcement, announce
 from sapwood.assembly import Overrides, assemble, merge_settings, new_record, resolve_precision, training_config
 from sapwood.backbones import create_backbone, resolve_default
+from sapwood.backbones.lending import Lend, lend_once
 from sapwood.data.given import as_pictures
 from sapwood.errors import ConfigError
 from sapwood.history import commit_round
@@ -22,7 +23,6 @@ from sapwood.kinds import KINDS, Kind
 from sapwood.kinds.base import Size, task_names
 from sapwood.measuring import measure
 from sapwood.methods import find_method
-from sapwood.methods.legality import misfit_on
 from sapwood.network import Network
 from sapwood.objectives.base import Objective
 from sapwood.preparation import prepare_round
@@ -54,7 +54,7 @@ class Learner:
         self.memory = memory
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._parts: tuple[Network, Objective] | None = None
-        self._like: Network | None = None
+        self._lend: Lend | None = None
 
     @classmethod
     def create(
@@ -90,12 +90,12 @@ class Learner:
         merge_settings(find_method(method or named.default_method, head, kind), settings or {})  # before any download
         made = create_backbone(backbone or resolve_default(), image_size)
         recipe = find_method(method or named.default_for(made), head, kind)
-        if reason := misfit_on(made, adapter=recipe.adapter, objective=recipe.objective):
-            raise ConfigError(f"method {recipe.name!r}: {reason}")
         record = new_record(made, recipe, KINDS[recipe.kind].view_size(image_size, made.info), seed, settings or {})
         here: list[State] = []
         world.first(lambda: here.append(State.create(path, record)))
-        return cls(here[0] if here else State.open(path), device)
+        learner = cls(here[0] if here else State.open(path), device)
+        learner._lend = lend_once(made)
+        return learner
 
     @classmethod
     def open(cls, path: str | PathLike[str], *, device: str | torch.device | None = None) -> Learner:
@@ -105,7 +105,7 @@ class Learner:
     def reopened(self) -> Learner:
         """The version that the folder is at by now; this learner stays what it is, and lends its frozen weights."""
         other = Learner(State.open(self.state.path), self.device)
-        other._like = self.network
+        other._lend = self.network.lent
         return other
 
     @property
@@ -276,7 +276,7 @@ class Learner:
             self.state.training.clear()
         if half is not None and progress is not None:
             progress.note(f"round {half!r}, which was half learned, has been dropped; nothing else has changed")
-        self._like, self._parts = self._parts and self._parts[0], None
+        self._lend, self._parts = self._parts and self._parts[0].lent, None
         return version
 
     def merge(self) -> Learner:
@@ -288,8 +288,8 @@ class Learner:
         """Network and objective, computing as the last round did or as ``config`` says."""
         precision = resolve_precision((config or training_config(self.record)).precision, self.device)
         if self._parts is None or self._parts[0].precision != precision:
-            on = (self.device, precision, self._like)
-            self._parts, self._like = self.state.reading(lambda: assemble(self.record, self.state, *on)), None
+            on = (self.device, precision, self._lend)
+            self._parts, self._lend = self.state.reading(lambda: assemble(self.record, self.state, *on)), None
             self._parts[0].memory = self.memory
         return self._parts
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count, shape_wrapper
 
 
 @dataclass
@@ -28,12 +29,27 @@ def counted() -> Iterator[Operations]:
     1e-05
     """
     found = Operations()
-    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    counter = _Counter()
     try:
         with counter:
             yield found
     finally:
-        found.gmacs = counter.get_total_flops() / 2e9  # a multiply-accumulate is counted as two operations
+        found.gmacs = counter.flops / 2e9  # a multiply-accumulate is counted as two operations
+
+
+class _Counter(TorchDispatchMode):
+    """torch's formulas without its ``FlopCounterMode``, whose bookkeeping by module takes longer than small steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = _FORMULAS.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 @dataclass
@@ -79,8 +95,9 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *rest: 
     return int(sdpa_backward_flop_count(gradient, query, key, value))
 
 
-# torch's counter knows the fused attention of GPUs alone.
-_CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+# torch knows the fused attention of GPUs alone.
+_FORMULAS = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_attention),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(_attention_backward),
 }

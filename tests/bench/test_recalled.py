@@ -49,16 +49,17 @@ def test_what_is_remembered_is_what_would_be_computed(name: str, stream: Stream,
     for memory in (None, dict[str, torch.Tensor]()):
         run = Run(name, "random:dinov2-tiny", 0, 28, settings={"training": TRAINING})
         learner = runner.open_learner(tmp_path / str(memory is None), stream.kind, run, memory)
-        logits = []
+        scores = []
         for index, part in enumerate(stream.rounds):
             learner.learn(part.train, task=part.name, test=stream.tests(index))
             store = learner.kind.load(stream.tests(1), 28, Progress(), skip_bad=False)
             counting = Counting()
             for _ in range(2):  # after every round twice: remembered, and not what an earlier round remembered
-                logits.append(evaluation.predict_logits(learner.network, store, 28, counting))
+                seen = evaluation.look(learner.network, store, 28, counting, top=99, known=False)
+                scores.append(torch.zeros_like(seen.scores).scatter(1, seen.classes, seen.scores))
             if memory and name not in ("dual-lora", "color++"):  # what these say follows from more
                 assert counting.named < 2 * len(store)
-        found[memory is None] = learner.accuracy_, logits
+        found[memory is None] = learner.accuracy_, scores
     assert found[True][0] == found[False][0]
     for one, other in zip(found[True][1], found[False][1], strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

@@ -22,6 +22,7 @@ def test_writes_and_says_what_was_checked(sapwood: Run, world: World, tmp_path: 
     assert second.endswith(" at most on 8 made-up pictures (allowed 1e-05)")
     assert third.startswith("note: AutoImageProcessor's pixels differ")
     assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert done.out.splitlines()[-1] == f"how to use it: {tmp_path / 'out' / 'README.md'}"
 
 
 def test_json(sapwood: Run, world: World, tmp_path: Path) -> None:

@@ -139,13 +139,18 @@ def test_the_lines_of_the_card_run_without_sapwood(
     code = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
     assert len(code) == 1
     assert "sapwood" not in code[0]
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 50, 3), np.uint8))
-    picture.save(tmp_path / "out" / "picture.jpg")
+    upright = np.random.default_rng(0).integers(0, 256, (60, 50, 3), np.uint8)
     monkeypatch.chdir(tmp_path / "out")
     monkeypatch.setitem(sys.modules, "sapwood", None)  # importing it fails
-    exec(code[0], {})
-    said = capsys.readouterr().out
-    assert any(name in said for name in ("background", "ant", "bee", "cat", "dog"))
+    said = []
+    for pixels, orientation in ((upright, 1), (np.rot90(upright), 6)):  # 6: turn it clockwise to see it upright
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save("picture.jpg", "PNG", exif=exif)
+        exec(code[0], {})
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert any(name in said[0] for name in ("background", "ant", "bee", "cat", "dog"))
 
 
 def test_the_processor_makes_our_view(taught: Taught, tmp_path: Path) -> None:

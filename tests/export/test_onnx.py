@@ -105,7 +105,9 @@ def test_the_card_s_lines_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     picture = min(rounds("classification")[0].rglob("*.png"))
-    Image.open(picture).save(tmp_path / "picture.jpg", quality=95)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    Image.open(picture).save(tmp_path / "picture.jpg", quality=95, exif=exif)
     monkeypatch.chdir(tmp_path)
     shutil.copy(file, tmp_path / "copy.onnx")
     found = re.search(r"```python\n(.*?)```", file.with_suffix(".md").read_text(), re.DOTALL)

@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import confusion_matrix as reference
 from sklearn.metrics import jaccard_score
 
+from sapwood.functional.confusion import confusion_counts, row_sums
 from sapwood.functional.segmentation import confusion_matrix, iou_from_confusion, mean_iou
 
 # Rows truth. Channel 2 has no true pixel but one predicted; channel 3 has neither.
@@ -28,6 +29,13 @@ def test_against_scikit_learn(rng: torch.Generator, dtype: torch.dtype) -> None:
     np.testing.assert_array_equal(confusion, reference(truth, guess, labels=range(5)))
     np.testing.assert_allclose(iou_from_confusion(confusion), jaccard_score(truth, guess, average=None))
     assert mean_iou(confusion) == pytest.approx(jaccard_score(truth, guess, average="macro"))
+
+
+def test_counts_of_pictures(rng: torch.Generator) -> None:
+    truth, guess = torch.randint(0, 5, (2, 90), generator=rng)
+    counts = confusion_counts(truth, guess, 6)
+    np.testing.assert_array_equal(counts, reference(truth, guess, labels=range(6)))
+    assert row_sums(counts).tolist() == truth.bincount(minlength=6).tolist()
 
 
 def test_pictures_add_up_and_unseen_classes_drop_out(rng: torch.Generator) -> None:

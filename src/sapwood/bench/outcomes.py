@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sapwood.data.pictures import Pictures
 from sapwood.data.streams import Stream
-from sapwood.evaluation import predict_logits
+from sapwood.evaluation import look
 from sapwood.learner import Learner
 from sapwood.mask_evaluation import MaskOptions, count_pixels
 from sapwood.progress import Progress
@@ -37,10 +37,10 @@ def outcomes(learner: Learner, tests: Pictures, file: Path, progress: Progress) 
     if learner.kind.name == "segmentation":
         found: list[Tensor] = []
 
-        def look(confusion: Tensor) -> None:
+        def keep(confusion: Tensor) -> None:
             found.append(torch.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)]))
 
-        count_pixels(learner.network, store, names, size, MaskOptions(), progress, look=look)
+        count_pixels(learner.network, store, names, size, MaskOptions(), progress, look=keep)
         aside = file.with_suffix(".tmp.npz")
         np.savez_compressed(aside, counts=torch.stack(found).numpy())
         aside.replace(file.with_suffix(".npz"))
@@ -48,7 +48,7 @@ def outcomes(learner: Learner, tests: Pictures, file: Path, progress: Progress) 
     position = {name: index for index, name in enumerate(names)}
     labels = [str(label) for label in store.pictures.labels]
     targets = np.array([position[label] for label in labels])
-    predicted = predict_logits(learner.network, store, size, progress).argmax(1).numpy()
+    predicted = look(learner.network, store, size, progress, known=False).classes[:, 0].numpy()
     right = (predicted == targets)[np.lexsort(([picture.name for picture in store.pictures], labels))]
     return {"correct": base64.b64encode(np.packbits(right).tobytes()).decode(), "counts": None}
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sapwood.cli.options import AsJson, StateFolder
-from sapwood.cli.screen import print_json, size
+from sapwood.cli.screen import listening, print_json, size
 from sapwood.data.names import shown
 
 
@@ -49,17 +49,19 @@ def export(
     """Write what was learned so that other tools open it, and check that they give the same answers."""
     from sapwood.export import export as ship
 
-    made = ship(
-        state,
-        out,
-        to,
-        force=force,
-        task=task,
-        dtype=dtype,
-        preprocessing=with_preprocessing,
-        data=data,
-        accept_licence=accept_licence,
-    )
+    with listening() as progress:
+        made = ship(
+            state,
+            out,
+            to,
+            force=force,
+            task=task,
+            dtype=dtype,
+            preprocessing=with_preprocessing,
+            data=data,
+            accept_licence=accept_licence,
+            progress=progress,
+        )
     if as_json:
         print_json(made.as_json())
         return
@@ -72,4 +74,5 @@ def _lines(made: Any) -> list[str]:
         f"{shown(made.path)}: {made.format} of version {made.version}, {len(classes)} classes, {size(made.bytes)}",
         f"answers differ by {made.max_difference:.2g} at most on {shown(made.checked_on)} (allowed {made.limit:.0e})",
         *(f"note: {shown(note)}" for note in made.notes),
+        f"how to use it: {shown(made.card)}",
     ]

@@ -82,6 +82,8 @@ def _exported(graph: Graph, options: Options, path: Path, *, any_size: bool) -> 
     import onnx
 
     pads = any_size and not options.preprocessing
+    sizes = "pictures of any size" if any_size else f"{options.image_size[0]} x {options.image_size[1]} pixels"
+    options.progress.note(f"translating the network to ONNX, for {sizes}, and running it; it takes up to a minute")
     try:
         model = trace(graph, any_size=any_size)
         describe(model, metadata(graph, options, any_size=any_size))
@@ -169,6 +171,7 @@ def _shrink(graph: Graph, path: Path, options: Options, facts: dict[str, Any], n
     """Replace the file by one of smaller weights; gives its largest difference."""
     import onnx
 
+    options.progress.note(f"making the weights smaller ({options.dtype}), and running it again")
     whole = path.with_name("fp32.onnx")
     path.rename(whole)
     if options.dtype == "fp16":

@@ -42,12 +42,12 @@ import json
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession("{name}")
 facts = json.loads(session.get_modelmeta().custom_metadata_map["{METADATA}"])
 
-picture = Image.open("picture.jpg").convert("RGB")
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
 {given}
 (logits,) = session.run(["{OUTPUT}"], {{"{graph.input}": given}})
 {_MASK if graph.maps else _SCORES}

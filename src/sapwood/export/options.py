@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sapwood.data.transforms import normalise
 from sapwood.export.plain import Plain
+from sapwood.progress import Progress
 
 Dtype = Literal["fp32", "fp16", "int8"]
 DTYPES: tuple[Dtype, ...] = ("fp32", "fp16", "int8")
@@ -44,6 +45,7 @@ class Options:
         preprocessing: resize and normalisation belong into the file.
         labelled: pictures with their classes, if the user gave some.
         target: name of the file or folder in the end, for messages and for a single file's own name.
+        progress: is told of what takes long.
     """
 
     image_size: tuple[int, int]
@@ -54,6 +56,7 @@ class Options:
     preprocessing: bool = False
     labelled: Labelled | None = None
     target: str = "OUT"
+    progress: Progress = field(default_factory=Progress)
 
     def pixel_values(self, plain: Plain) -> Tensor:
         """``views`` as the network takes them, normalised float32 [n, 3, H, W]."""

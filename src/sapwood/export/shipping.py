@@ -20,6 +20,7 @@ from sapwood.export.formats import FORMATS
 from sapwood.export.options import DTYPES, Check, Dtype, Format, Options
 from sapwood.export.plain import Plain
 from sapwood.export.views import CHECKED, labelled_views, made_up
+from sapwood.progress import Progress
 from sapwood.state import State
 from sapwood.state.files import encode
 
@@ -34,6 +35,7 @@ class Shipped:
 
     Attributes:
         path: the folder, or the one file.
+        card: the file that says how to use it.
         format: name of the format.
         version: of the state it was made of.
         max_difference: largest absolute difference of the outputs on the pictures looked at.
@@ -45,6 +47,7 @@ class Shipped:
     """
 
     path: Path
+    card: Path
     format: str
     version: str
     max_difference: float
@@ -56,7 +59,8 @@ class Shipped:
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {**asdict(self), "path": str(self.path), "notes": list(self.notes), "facts": dict(self.facts)}
+        paths = {"path": str(self.path), "card": str(self.card)}
+        return {**asdict(self), **paths, "notes": list(self.notes), "facts": dict(self.facts)}
 
 
 def export(
@@ -70,6 +74,7 @@ def export(
     preprocessing: bool = False,
     data: Any = None,
     accept_licence: bool = False,
+    progress: Progress | None = None,
 ) -> Shipped:
     """Write the current version of a state in a form that other tools open.
 
@@ -84,6 +89,7 @@ def export(
         data: labelled pictures to check on, and to measure what ``dtype`` costs; made-up ones are checked on without.
         accept_licence: the licence of the backbone's weights has been read; asked for where it is unknown or
             restricts the use.
+        progress: is told of what takes long.
 
     Raises:
         ConfigError: nothing learned yet, ``out`` is there, an option that the format has not, a licence.
@@ -97,7 +103,7 @@ def export(
     _check_target(target, form, Path(state), force)
     _check_licence(opened.version.record["backbone"], accept_licence)
     plain = Plain.open(opened, task)
-    options = _options(plain, target, task, precision, preprocessing, data)
+    options = _options(plain, target, task, precision, preprocessing, data, progress or Progress())
     with _aside(target) as folder:
         inside = folder / "export"
         inside.mkdir()
@@ -117,7 +123,8 @@ def export(
         size = sum(file.stat().st_size for file in written)
         _place(inside, target, form, folder)
     checked = (check.max_difference, check.limit, options.views_from)
-    return Shipped(target, to, plain.version, *checked, check.notes, size, facts)
+    card_at = target.with_suffix(".md") if _is_file(target, form) else target / CARD
+    return Shipped(target, card_at, to, plain.version, *checked, check.notes, size, facts)
 
 
 def restricted(licence: str) -> bool:
@@ -152,7 +159,9 @@ def _check_licence(backbone: Mapping[str, Any], accepted: bool) -> None:
         )
 
 
-def _options(plain: Plain, target: Path, task: int | None, dtype: Dtype, inside: bool, data: Any) -> Options:
+def _options(
+    plain: Plain, target: Path, task: int | None, dtype: Dtype, inside: bool, data: Any, progress: Progress
+) -> Options:
     size = plain.image_size
     labelled = None if data is None else labelled_views(data, plain.kind, plain.classes, size)
     if labelled is None:
@@ -161,7 +170,7 @@ def _options(plain: Plain, target: Path, task: int | None, dtype: Dtype, inside:
         step = max(1, len(labelled.views) // CHECKED)
         views = labelled.views[::step][:CHECKED]
         source = f"{len(views)} pictures of {labelled.source}"
-    return Options(size, views, source, task, dtype, inside, labelled, target.name)
+    return Options(size, views, source, task, dtype, inside, labelled, target.name, progress)
 
 
 def _facts(name: str, plain: Plain, check: Check, options: Options) -> dict[str, Any]:

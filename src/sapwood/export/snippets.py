@@ -14,14 +14,14 @@ Opened by stock `transformers` (and `torch`); nothing else is needed.
 
 ```python
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 folder = "."
 processor = AutoImageProcessor.from_pretrained(folder)
 model = AutoModelForImageClassification.from_pretrained(folder).eval()
 
-picture = Image.open("picture.jpg").convert("RGB")
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
 with torch.no_grad():
     scores = model(**processor(picture, return_tensors="pt")).logits.softmax(1)[0]
 print(model.config.id2label[int(scores.argmax())], float(scores.max()))
@@ -34,7 +34,7 @@ def encoder_usage(plain: Plain, code: str) -> str:
     """For a stock encoder with the head beside it."""
     head = plain.head
     show = [
-        'picture = Image.open("picture.jpg").convert("RGB")',
+        'picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")',
         'pixel_values = processor(picture, return_tensors="pt")["pixel_values"]',
     ]
     if isinstance(head, DenseHead):
@@ -59,7 +59,7 @@ def encoder_usage(plain: Plain, code: str) -> str:
 {why} Stock `transformers` and `torch` are all that is needed.
 
 ```python
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 {code}

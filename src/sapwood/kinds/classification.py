@@ -32,6 +32,7 @@ from sapwood.evaluation import (
     task_cells,
 )
 from sapwood.feeds import Feed, PictureFeed, owned
+from sapwood.functional.confusion import row_sums
 from sapwood.kinds.base import Kind, Round, Size, task_names
 from sapwood.network import Network
 from sapwood.probes import Probe, Shown, as_png
@@ -234,8 +235,9 @@ class Classification(Kind):
 
     def summary(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Accuracy over all pictures, and of each class that is among them, with the number of its pictures."""
-        total = int(confusion.sum())
-        counts = {name: count for name, count in zip(names, confusion.sum(1).tolist(), strict=True) if count}
+        totals = row_sums(confusion)
+        total = int(totals.sum())
+        counts = {name: count for name, count in zip(names, totals.tolist(), strict=True) if count}
         right = dict(zip(names, confusion.diagonal().tolist(), strict=True))
         return {
             "accuracy": int(confusion.diagonal().sum()) / total if total else None,
