@@ -20,7 +20,7 @@ SOURCE = ROOT / "src"
 # From the bottom up. A part imports parts of its own floor or lower ones, never of a higher one, never in a circle.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"registry", "cache", "hidden_cache", "operations", "settings", "progress", "task", "world"}),
+    frozenset({"registry", "cache", "hidden_cache", "operations", "settings", "progress", "record", "task", "world"}),
     frozenset({"functional", "backbones", "data", "state"}),
     frozenset({"adapters", "heads", "objectives"}),
     frozenset({"adapted", "depths", "methods", "network", "observing"}),
@@ -37,6 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         "repair",
         "repair_correction",
         "repair_draft",
+        "repair_names",
         "repair_record",
         "repair_steps",
         "repair_sums",

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from sapwood.errors import DataError, RoundRefused
-from sapwood.kinds.base import task_names
 from sapwood.network import Network
 from sapwood.preparation import Prepared, taught
 from sapwood.progress import Progress
+from sapwood.record import task_names
 from sapwood.state import Version
 
 _LISTED = 5

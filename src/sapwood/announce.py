@@ -15,7 +15,6 @@ from sapwood.costs import estimate_round
 from sapwood.costs.estimate import Estimate
 from sapwood.data.similar import similar_names
 from sapwood.kinds import Round
-from sapwood.kinds.base import task_names
 from sapwood.kinds.classification import PictureRound
 from sapwood.kinds.mask_round import MaskRound
 from sapwood.learned import Duplicate
@@ -24,6 +23,7 @@ from sapwood.objectives import OBJECTIVES
 from sapwood.prefixes import first_adapted
 from sapwood.preparation import Prepared, taught
 from sapwood.progress import Progress
+from sapwood.record import task_names
 from sapwood.settings import TrainingConfig
 from sapwood.state import State
 

@@ -20,10 +20,10 @@ from sapwood.kinds import KINDS, Round
 from sapwood.network import Network
 from sapwood.objectives.base import Objective
 from sapwood.probes import PIXELS, ROWS, Probe, probe_files
+from sapwood.record import FEATURES, PICTURES, next_class_id
 from sapwood.settings import TrainingConfig, plain
 from sapwood.state import State
 
-FEATURES = "features.safetensors"
 MOST_FEATURE_BYTES = 8_000_000
 """Of a round, beyond which its features are not kept."""
 
@@ -66,7 +66,7 @@ def commit_round(
     if learned["adapted"]:  # what earlier rounds keep are features of another network
         record["files"] = {name: entry for name, entry in record["files"].items() if not name.endswith(f"/{FEATURES}")}
     files: dict[str, Any] = {f"{folder}/{name}": content for name, content in tensors.items()}
-    files[f"{folder}/pictures.jsonl"] = as_json_lines(manifest(round_, record))
+    files[f"{folder}/{PICTURES}"] = as_json_lines(manifest(round_, record))
     files[f"{folder}/log.jsonl"] = as_json_lines(learned["log"])
     if probes:
         record["tasks"][-1]["probe_images"] = len(probes)
@@ -94,16 +94,6 @@ def manifest(round_: Round, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What is remembered of a round's pictures, with ids of classes, which stay, for their indices, which may not."""
     ids = [entry["id"] for entry in record["classes"]]
     return [{**row, "label": ids[row["label"]]} if "label" in row else row for row in round_.manifest()]
-
-
-def next_class_id(record: Mapping[str, Any]) -> int:
-    """An id that no class has, nor had in an earlier version of this line.
-
-    >>> next_class_id({"classes": [{"id": 0}, {"id": 4}]}), next_class_id({"classes": [], "next_class_id": 7})
-    (5, 7)
-    """
-    free = 1 + max((entry["id"] for entry in record["classes"]), default=-1)
-    return max(free, record.get("next_class_id", 0))
 
 
 def after_round(

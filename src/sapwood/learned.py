@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sapwood.data.pictures import Picture
 from sapwood.errors import DataError
+from sapwood.record import PICTURES
 from sapwood.state import State
 
 
@@ -97,5 +98,5 @@ def _rows(state: State, tasks: Sequence[Mapping[str, Any]]) -> list[tuple[str, d
     return [
         (task["name"], json.loads(line))
         for task in tasks
-        for line in state.text(f"{task['folder']}/pictures.jsonl").splitlines()
+        for line in state.text(f"{task['folder']}/{PICTURES}").splitlines()
     ]

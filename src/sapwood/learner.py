@@ -20,16 +20,17 @@ from sapwood.data.given import as_pictures
 from sapwood.errors import ConfigError
 from sapwood.history import commit_round
 from sapwood.kinds import KINDS, Kind
-from sapwood.kinds.base import Size, task_names
+from sapwood.kinds.base import Size
 from sapwood.measuring import measure
 from sapwood.methods import find_method
 from sapwood.network import Network
 from sapwood.objectives.base import Objective
 from sapwood.preparation import prepare_round
 from sapwood.progress import Progress
+from sapwood.record import task_names
 from sapwood.rounds import begin_round, learn_round, standing
 from sapwood.settings import TrainingConfig
-from sapwood.state import State, Version
+from sapwood.state import State, Version, take_back
 from sapwood.training import stop_on_signals
 
 
@@ -270,12 +271,7 @@ class Learner:
 
     def undo(self, *, progress: Progress | None = None) -> Version:
         """Drop the round that is half learned and nothing else; else go back by one change, which is a new version."""
-        with self.state.writer():
-            half = self.state.training.half_learned(self.record["tasks"])
-            version = self.state.version if half else self.state.undo()
-            self.state.training.clear()
-        if half is not None and progress is not None:
-            progress.note(f"round {half!r}, which was half learned, has been dropped; nothing else has changed")
+        version = take_back(self.state, progress)
         self._lend, self._parts = self._parts and self._parts[0].lent, None
         return version
 

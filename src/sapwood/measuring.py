@@ -10,11 +10,11 @@ from sapwood.data.given import as_pictures
 from sapwood.errors import ConfigError
 from sapwood.history import after_measuring
 from sapwood.kinds import Kind
-from sapwood.kinds.base import task_names
 from sapwood.learned import learned_pictures
 from sapwood.network import Network
 from sapwood.preparation import check_kind
 from sapwood.progress import Progress
+from sapwood.record import task_names
 from sapwood.state import State
 from sapwood.state.records import StateMoved
 

@@ -14,11 +14,11 @@ from sapwood.assembly import training_config
 from sapwood.data.names import class_name
 from sapwood.errors import ConfigError, DataError
 from sapwood.kinds import KINDS, Kind, Round, kind_of
-from sapwood.kinds.base import task_names
 from sapwood.learned import Duplicate, Earlier, find_duplicates, learned_pictures
 from sapwood.network import Network
 from sapwood.probes import Probe, kept_counts, read_probes, take_probes, wanted_probes
 from sapwood.progress import Progress
+from sapwood.record import task_names
 from sapwood.rounds import just_committed, may_be_committed, plan_of
 from sapwood.settings import TrainingConfig, build, plain
 from sapwood.state import State

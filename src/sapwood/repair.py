@@ -10,15 +10,15 @@ import torch
 from sapwood.data.legend import BACKGROUND
 from sapwood.errors import ConfigError, DataError
 from sapwood.heads.gaussian import GradientHead
-from sapwood.history import FEATURES, as_json_lines
-from sapwood.kinds.base import task_names
+from sapwood.history import as_json_lines
 from sapwood.probes import PIXELS, ROWS, other_probes
 from sapwood.progress import Progress
+from sapwood.record import task_names
 from sapwood.repair_correction import adapter_holds
 from sapwood.repair_draft import Draft
-from sapwood.repair_record import counted_for, forget_measured, known_class, recount, renamed
+from sapwood.repair_names import Repair, kept_bytes, list_classes, rename_class
+from sapwood.repair_record import counted_for, forget_measured, known_class, recount
 from sapwood.repair_steps import (
-    Repair,
     finish,
     forget_pictures,
     holdovers,
@@ -32,47 +32,6 @@ from sapwood.repair_sums import Sums, open_head
 from sapwood.state import State
 
 __all__ = ["Repair", "kept_bytes", "list_classes", "merge_classes", "relabel", "remove_class", "rename_class"]
-
-
-def list_classes(state: State) -> list[dict[str, Any]]:
-    """``id``, ``name``, ``round`` (that brought it) and ``pictures`` of every class; None where there is no such thing.
-
-    Which classes a picture with a mask shows is not remembered.
-    """
-    record = state.version.record
-    counts: Counter[int] = Counter()
-    if record["kind"] == "classification":
-        draft = Draft(state)
-        counts.update(row["label"] for index in range(len(draft.tasks)) for row in draft.rows(index))
-    brought = {name: task["name"] for task in record["tasks"] for name in task["classes"]}
-    masks = record["kind"] == "segmentation"
-    return [
-        {**entry, "round": brought.get(entry["name"]), "pictures": None if masks else counts[entry["id"]]}
-        for entry in record["classes"]
-    ]
-
-
-def kept_bytes(state: State) -> int:
-    """Bytes of the features that the current version keeps so that its pictures can be taken out of the sums again."""
-    return sum(entry["bytes"] for name, entry in state.version.record["files"].items() if name.endswith(f"/{FEATURES}"))
-
-
-def rename_class(state: State, old: str, new: str) -> Repair:
-    """Give a class another name. Its id stays.
-
-    Raises:
-        UsageError: no such class, the name is taken or not allowed, or a round is half learned.
-    """
-    with state.writer():
-        old = known_class(state.version.record, old)
-        record = renamed(state.version.record, old, new)
-        if (half := state.training.half_learned(state.version.record["tasks"])) is not None:
-            raise ConfigError(
-                f"{state.path}: round {half!r} is half learned with the old name; "
-                "repeat its `learn` to finish it first, or drop it with `undo` or `learn --restart`"
-            )
-        version = state.commit(record, {}, f"rename {old} -> {new}")
-    return Repair(version, (f"pictures to learn or to measure on must be of class {new!r} from now on",))
 
 
 def merge_classes(state: State, old: str, into: str) -> Repair:

@@ -21,7 +21,7 @@ from sapwood.heads.base import Features
 from sapwood.heads.class_gaussians import ClassGaussians
 from sapwood.heads.classifiers import Groups
 from sapwood.heads.gaussian import GradientHead, free_logits
-from sapwood.kinds.base import task_names
+from sapwood.record import task_names
 from sapwood.repair_draft import Draft
 from sapwood.repair_sums import Row, adapted, channels, stays
 from sapwood.task import Snapshot, Task

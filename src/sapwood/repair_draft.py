@@ -11,12 +11,11 @@ from torch import Tensor
 
 from sapwood.assembly import read_part
 from sapwood.costs import stored_bytes
-from sapwood.history import FEATURES, as_json_lines
+from sapwood.history import as_json_lines
 from sapwood.probes import PIXELS, ROWS
+from sapwood.record import FEATURES, PICTURES
 from sapwood.state import State, Version
 from sapwood.task import Snapshot
-
-PICTURES = "pictures.jsonl"
 
 
 class Draft:

@@ -9,8 +9,7 @@ from typing import Any
 from sapwood.data.legend import BACKGROUND
 from sapwood.data.names import check_class_names, class_name, same_name_key
 from sapwood.errors import DataError
-from sapwood.history import next_class_id
-from sapwood.kinds.base import task_names
+from sapwood.record import next_class_id, task_names
 
 Record = dict[str, Any]
 

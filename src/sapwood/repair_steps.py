@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,10 +11,11 @@ from sapwood.data.store import PictureStore
 from sapwood.errors import ConfigError, DataError
 from sapwood.heads.base import Features, Head, PooledHead
 from sapwood.heads.gaussian import GradientHead
-from sapwood.kinds.base import task_names
 from sapwood.progress import Progress
+from sapwood.record import task_names
 from sapwood.repair_correction import adapter_holds, anchored, correct, move_statistics, remembered
 from sapwood.repair_draft import Draft
+from sapwood.repair_names import Repair
 from sapwood.repair_record import counted_for, groups_without, recount, without
 from sapwood.repair_sums import (
     Row,
@@ -31,20 +31,6 @@ from sapwood.repair_sums import (
     stacked,
     stays,
 )
-from sapwood.state import Version
-
-
-@dataclass(frozen=True)
-class Repair:
-    """A change that was made.
-
-    Attributes:
-        version: the new one.
-        remarks: what a person should know of it: above all what may still be there.
-    """
-
-    version: Version
-    remarks: tuple[str, ...]
 
 
 def finish(draft: Draft, note: str, remarks: Iterable[str]) -> Repair:

@@ -18,7 +18,7 @@ from sapwood.cli.benching import bench
 from sapwood.cli.costing import cost
 from sapwood.cli.drawing import masks
 from sapwood.cli.exporting import export
-from sapwood.cli.learning import learn, undo
+from sapwood.cli.learning import learn
 from sapwood.cli.listing import backbones, benchmarks, methods
 from sapwood.cli.packing import pack
 from sapwood.cli.probing import probe
@@ -28,7 +28,7 @@ from sapwood.cli.serving import serve
 from sapwood.cli.showing import report, show
 from sapwood.cli.trying import demo
 from sapwood.cli.using import evaluate, predict
-from sapwood.cli.versions import prune, rollback
+from sapwood.cli.versions import prune, rollback, undo
 from sapwood.errors import ConfigError, UsageError
 from sapwood.world import follows, launched
 

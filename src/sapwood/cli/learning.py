@@ -189,17 +189,6 @@ def learn(
         print(f"{state} is now {version.id}\n{summary(version)}")
 
 
-def undo(state: StateFolder) -> None:
-    """Go back by one change, which is a version of its own; or drop a round that is half learned, and nothing else."""
-    from sapwood.learner import Learner
-
-    with listening() as progress:
-        learner = Learner.open(state, device="cpu")
-        before = learner.state.version.id
-        version = learner.undo(progress=progress)
-    print(f"{state} is {'still' if version.id == before else 'now'} {version.id}, {version.record['note']}")
-
-
 def _look(asked: _Asked, as_json: bool) -> None:
     """Print what ``learn`` would say before it trains; a state that is not there is made up elsewhere for the while."""
     from contextlib import ExitStack

@@ -12,7 +12,7 @@ from sapwood.cli.screen import listening, print_json, size, table
 from sapwood.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sapwood.repair import Repair
+    from sapwood.repair_names import Repair
     from sapwood.state import State
 
 _WORDS = {"rename": ("OLD", "NEW"), "merge": ("OLD", "INTO"), "remove": ("CLASS",)}
@@ -40,22 +40,26 @@ def classes(
 
     A class keeps its id whatever it is called. Each change is a version of its own, and `undo` takes it back.
     """
-    from sapwood.repair import merge_classes, remove_class, rename_class
+    from sapwood.repair_names import rename_class
     from sapwood.state import State
 
     given = names or []
     _check(action, given, {"--pictures": pictures, "--inexact": inexact})
     check_device(device)
-    if action is None:
-        _list(State.open(state), as_json)
-        return
     opened = State.open(state)
+    if action is None:
+        _list(opened, as_json)
+        return
     with listening() as progress:
         if action == "rename":
             done = rename_class(opened, *given)
         elif action == "merge":
+            from sapwood.repair import merge_classes
+
             done = merge_classes(opened, *given)
         else:
+            from sapwood.repair import remove_class
+
             done = remove_class(opened, *given, pictures=pictures, inexact=inexact, device=device, progress=progress)
         for remark in done.remarks:
             progress.note(remark)
@@ -99,7 +103,7 @@ def _check(action: str | None, names: list[str], options: dict[str, Any]) -> Non
 
 
 def _list(state: State, as_json: bool) -> None:
-    from sapwood.repair import kept_bytes, list_classes
+    from sapwood.repair_names import kept_bytes, list_classes
 
     listed = state.reading(lambda: list_classes(state))
     kept = kept_bytes(state)
@@ -118,7 +122,7 @@ def _list(state: State, as_json: bool) -> None:
 def _say(folder: Path, state: State, done: Repair, as_json: bool) -> None:
     version = done.version
     if as_json:
-        from sapwood.repair import list_classes
+        from sapwood.repair_names import list_classes
 
         listed = list_classes(state)
         note = version.record["note"]

@@ -1,4 +1,4 @@
-"""``sapwood rollback`` and ``sapwood prune``: going to any earlier version, and forgetting old ones."""
+"""``sapwood undo``, ``rollback`` and ``prune``: going back, and forgetting old versions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ import typer
 
 from sapwood.cli.options import StateFolder
 from sapwood.cli.screen import listening
+
+
+def undo(state: StateFolder) -> None:
+    """Go back by one change, which is a version of its own; or drop a round that is half learned, and nothing else."""
+    from sapwood.state import State, take_back
+
+    opened = State.open(state)
+    before = opened.version.id
+    with listening() as progress:
+        version = take_back(opened, progress)
+    print(f"{state} is {'still' if version.id == before else 'now'} {version.id}, {version.record['note']}")
 
 
 def rollback(

@@ -264,8 +264,3 @@ class Kind(ABC):
 def digest_of(rows: Sequence[Mapping[str, Any]]) -> str:
     """sha256 over rows of a manifest."""
     return hashlib.sha256(repr(rows).encode()).hexdigest()
-
-
-def task_names(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """All class names of a version in learning order."""
-    return tuple(entry["name"] for entry in record["classes"])

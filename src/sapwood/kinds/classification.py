@@ -33,10 +33,11 @@ from sapwood.evaluation import (
 )
 from sapwood.feeds import Feed, PictureFeed, owned
 from sapwood.functional.confusion import row_sums
-from sapwood.kinds.base import Kind, Round, Size, task_names
+from sapwood.kinds.base import Kind, Round, Size
 from sapwood.network import Network
 from sapwood.probes import Probe, Shown, as_png
 from sapwood.progress import Progress
+from sapwood.record import task_names
 from sapwood.settings import TrainingConfig
 from sapwood.task import Task
 from sapwood.world.sums import summed

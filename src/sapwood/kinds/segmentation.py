@@ -21,7 +21,7 @@ from sapwood.data.pictures import Picture, Pictures
 from sapwood.data.sources import has_splits
 from sapwood.data.splits import validation_split
 from sapwood.errors import ConfigError, DataError
-from sapwood.kinds.base import Kind, Round, Size, task_names
+from sapwood.kinds.base import Kind, Round, Size
 from sapwood.kinds.mask_probes import kept_masks, masked_pictures, shown_classes
 from sapwood.kinds.mask_round import MaskRound
 from sapwood.mask_evaluation import (
@@ -36,6 +36,7 @@ from sapwood.mask_evaluation import (
 from sapwood.network import Network
 from sapwood.probes import Probe, Shown
 from sapwood.progress import Progress
+from sapwood.record import task_names
 from sapwood.task import Task
 
 _HEADROOM = 1.25

@@ -5,8 +5,9 @@ Nothing here knows of networks: a version is a JSON record and the files (tensor
 
 from __future__ import annotations
 
+from sapwood.state.back import take_back
 from sapwood.state.folder import State
 from sapwood.state.records import FORMAT, StateMoved, Version
 from sapwood.state.training import TrainingFolder
 
-__all__ = ["FORMAT", "State", "StateMoved", "TrainingFolder", "Version"]
+__all__ = ["FORMAT", "State", "StateMoved", "TrainingFolder", "Version", "take_back"]
