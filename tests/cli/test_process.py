@@ -47,9 +47,12 @@ def test_every_command_has_help(sapwood: Run, name: str) -> None:
     assert "Usage: sapwood " + name in done.out
 
 
-def test_help_and_show_leave_torch_alone(read_only_world: World) -> None:
+def test_what_needs_no_network_leaves_torch_alone(world: World) -> None:
     code = "import sys\nfrom sapwood.cli import main\ntry: main()\nexcept SystemExit: print('torch' in sys.modules)"
-    for arguments in (["--help"], ["learn", "--help"], ["show", str(read_only_world.state)]):
+    state = str(world.state)
+    name = State.open(state).version.record["classes"][0]["name"]
+    of_states = (["show", state], ["classes", state], ["classes", state, "rename", name, "other"], ["undo", state])
+    for arguments in (["--help"], ["learn", "--help"], *of_states):
         done = subprocess.run([sys.executable, "-c", code, *arguments], env=ENVIRONMENT, capture_output=True, text=True)
         assert done.stdout.splitlines()[-1] == "False", (arguments, done.stderr)
 
