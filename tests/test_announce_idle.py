@@ -1,4 +1,4 @@
-"""Settings of training steps, given to a method that makes none."""
+"""Settings of training steps, given to a method that makes none; names that were another class's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sapwood.learner import Learner
+from sapwood.repair_names import rename_class
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,20 @@ def test_what_is_never_used_is_said(
     remarks = learner.announce(picture_folder(["ant", "bee"], 4), training=training).remarks
     found = [remark.partition("so this ")[2] for remark in remarks if "step by step" in remark]
     assert found == ([said] if said else [])
+
+
+def test_it_is_said_once(tmp_path: Path, picture_folder: Callable[..., Path]) -> None:
+    learner = Learner.create(tmp_path / "state", backbone="random:dinov2-tiny", method="ridge", image_size=28)
+    learner.learn(picture_folder(["ant", "bee"], 4), training={"epochs": 30})
+    more = picture_folder(["cat"], 4, name="more")
+    assert not [remark for remark in learner.announce(more).remarks if "step by step" in remark]
+    (remark,) = (each for each in learner.announce(more, training={"lr": 0.5}).remarks if "step by step" in each)
+    assert remark.endswith("changes nothing: lr 0.5")
+
+
+def test_a_name_that_a_class_had_before(tmp_path: Path, picture_folder: Callable[..., Path]) -> None:
+    learner = Learner.create(tmp_path / "state", backbone="random:dinov2-tiny", method="ridge", image_size=28)
+    learner.learn(picture_folder(["ant", "bee"], 4))
+    rename_class(learner.state, "ant", "emmet")
+    remarks = learner.announce(picture_folder(["ant", "bee"], 4, name="more", seed=7)).remarks
+    assert len([each for each in remarks if each.startswith("class 'emmet' was called 'ant' before; this makes")]) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sapwood.announce import channels_shown
+from sapwood.channels import channels_shown
 from sapwood.data.pictures import Pictures, as_picture
 from sapwood.data.store import PictureStore
 from sapwood.kinds import KINDS

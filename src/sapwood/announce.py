@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from sapwood.assembly import training_config
+from sapwood.channels import ChannelsShown, channels_shown
 from sapwood.costs import estimate_round
 from sapwood.costs.estimate import Estimate
 from sapwood.data.similar import similar_names
-from sapwood.kinds import Round
-from sapwood.kinds.classification import PictureRound
 from sapwood.kinds.mask_round import MaskRound
 from sapwood.learned import Duplicate
 from sapwood.network import Network
@@ -183,7 +181,8 @@ def announce(
             "a single class: the cross entropy over the round's own classes is zero, so training has nothing to learn "
             "from; --set objective.scope=seen compares with the other classes"
         )
-    if not trains and (idle := _idle(prepared.config)):
+    remarks += _formerly([round_.names[channel] for channel in task.new], record)
+    if not trains and (idle := _idle(prepared.config, record)):
         remarks.append(f"nothing is trained step by step by this method, so this changes nothing: {', '.join(idle)}")
     return Announcement(
         version=state.version.id,
@@ -200,47 +199,26 @@ def announce(
     )
 
 
-@dataclass(frozen=True)
-class ChannelsShown:
-    """Which channels each picture of a round shows, those to train on first.
-
-    Attributes:
-        shown: the class of each picture, int64 [n]; of masks, which show several, bool [n, K].
-        channels: K, classes after the round.
-    """
-
-    shown: Tensor
-    channels: int
-
-    def counts(self) -> list[int]:
-        """How many pictures show each channel."""
-        of_each = self.shown.sum(0) if self.shown.dim() == 2 else torch.bincount(self.shown, minlength=self.channels)
-        found: list[int] = of_each.tolist()
-        return found
-
-    def of(self, channel: int) -> Tensor:
-        """Which pictures show it: bool [n]."""
-        return self.shown[:, channel] if self.shown.dim() == 2 else self.shown == channel
+def _formerly(new: Sequence[str], record: Mapping[str, Any]) -> list[str]:
+    """New classes that bear the name which a known one had before it was renamed."""
+    now = {old: entry["name"] for entry in record["classes"] for old in entry.get("was", ())}
+    return [
+        f"class {now[name]!r} was called {name!r} before; this makes another class {name!r}, so name these "
+        f"{now[name]!r} if they are of the one that was renamed"
+        for name in new
+        if name in now
+    ]
 
 
-def channels_shown(round_: Round) -> ChannelsShown:
-    """What the pictures of a round show, as small as it may be kept."""
-    channels = len(round_.names)
-    if isinstance(round_, PictureRound):
-        return ChannelsShown(torch.cat([round_.train_targets, round_.held_targets]), channels)
-    shows = torch.zeros(len(round_), channels, dtype=torch.bool)
-    if isinstance(round_, MaskRound):
-        present = torch.from_numpy(np.concatenate([round_.train.counts, round_.held.counts]) > 0)
-        for value, channel in enumerate(round_.table.tolist()):
-            if channel < channels:
-                shows[:, channel] |= present[:, value]
-    return ChannelsShown(shows, channels)
-
-
-def _idle(config: TrainingConfig) -> list[str]:
-    """Settings of training steps that are not the usual ones."""
-    usual = TrainingConfig()
-    return [f"{name} {getattr(config, name)}" for name in _OF_STEPS if getattr(config, name) != getattr(usual, name)]
+def _idle(config: TrainingConfig, record: Mapping[str, Any]) -> list[str]:
+    """Settings of training steps that are not the usual ones, and of later rounds that are new too."""
+    last = training_config(record) if record["tasks"] else TrainingConfig()
+    changed = [
+        name
+        for name in _OF_STEPS
+        if getattr(config, name) not in (getattr(TrainingConfig(), name), getattr(last, name))
+    ]
+    return [f"{name} {getattr(config, name)}" for name in changed]
 
 
 def _called_today(
