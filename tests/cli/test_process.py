@@ -144,6 +144,7 @@ def test_restart_begins_anew(sapwood: Run, world: World) -> None:
     opened.training.begin({"base": [len(tasks), tasks[-1]["folder"]], "task": "half", "classes": []})
     opened.training.save({"w": torch.zeros(1)}, {})
     assert "round 'half' is half learned" in sapwood("show", world.state).out
+    assert sapwood("show", world.state, "--json").json["half_learned"] == "half"
     done = sapwood("learn", world.state, world.first, "--relearn")
     assert done.code == 2
     assert "'half' is half learned" in done.err
@@ -157,7 +158,17 @@ def test_undo_drops_what_is_half_learned_and_nothing_else(sapwood: Run, world: W
     done = sapwood("undo", world.state)
     assert done.out == f"{world.state} is still {opened.version.id}, {opened.version.record['note']}\n"
     assert "round 'half', which was half learned, has been dropped" in done.err
+    assert "nothing has been learned yet" not in done.err
     assert "half learned" not in sapwood("show", world.state).out
+    assert sapwood("show", world.state, "--json").json["half_learned"] is None
+
+
+def test_undo_of_a_half_learned_first_round_says_what_stays(sapwood: Run, tmp_path: Path, world: World) -> None:
+    state = State.create(tmp_path / "new", {**State.open(world.state).version.record, "classes": [], "tasks": []})
+    state.training.begin({"base": [0, None], "task": "half", "classes": []})
+    done = sapwood("undo", state.path)
+    assert "round 'half', which was half learned, has been dropped" in done.err
+    assert f"nothing has been learned yet; for another method or backbone, remove {state.path} first" in done.err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo terminals")

@@ -33,13 +33,15 @@ def show(
 
     opened = State.open(state)
     listed = list_versions(opened) if versions else []
+    half = opened.training.half_learned(opened.version.record["tasks"])
     if as_json:
         from sapwood.state.description import describe
 
-        print_json(describe(opened.version) | ({"versions": listed} if versions else {}))
+        more: dict[str, Any] = {"versions": listed} if versions else {}
+        print_json({**describe(opened.version), "half_learned": half, **more})
         return
     print(f"{state}, version {opened.version.id}\n{summary(opened.version)}")
-    if half := opened.training.half_learned(opened.version.record["tasks"]):
+    if half is not None:
         print(f"\nround {shown(half)!r} is half learned: the same `learn` goes on with it, `undo` drops it")
     if versions:
         rows = [["", "version", "created", "stored", "note"]]

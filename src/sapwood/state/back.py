@@ -20,4 +20,6 @@ def take_back(state: State, progress: Progress | None = None) -> Version:
         state.training.clear()
     if half is not None and progress is not None:
         progress.note(f"round {half!r}, which was half learned, has been dropped; nothing else has changed")
+        if not version.record["tasks"]:
+            progress.note(f"nothing has been learned yet; for another method or backbone, remove {state.path} first")
     return version
