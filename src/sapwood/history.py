@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -20,7 +19,7 @@ from sapwood.kinds import KINDS, Round
 from sapwood.network import Network
 from sapwood.objectives.base import Objective
 from sapwood.probes import PIXELS, ROWS, Probe, probe_files
-from sapwood.record import FEATURES, PICTURES, next_class_id
+from sapwood.record import FEATURES, PICTURES, as_json_lines, next_class_id
 from sapwood.settings import TrainingConfig, plain
 from sapwood.state import State
 
@@ -167,11 +166,6 @@ def after_measuring(record: Mapping[str, Any], names: tuple[str, ...], confusion
         "accuracy": [*record["accuracy"][:-1], row],
         "accuracy_on": [*record["accuracy_on"][:-1], "test"],
     }
-
-
-def as_json_lines(rows: list[dict[str, Any]]) -> str:
-    """One compact JSON object a line."""
-    return "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
 
 
 @cache

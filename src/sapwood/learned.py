@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sapwood.data.pictures import Picture
 from sapwood.errors import DataError
-from sapwood.record import PICTURES
+from sapwood.record import PICTURES, of_json_lines
 from sapwood.state import State
 
 
@@ -95,8 +94,4 @@ def find_duplicates(
 
 
 def _rows(state: State, tasks: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    return [
-        (task["name"], json.loads(line))
-        for task in tasks
-        for line in state.text(f"{task['folder']}/{PICTURES}").splitlines()
-    ]
+    return [(task["name"], row) for task in tasks for row in of_json_lines(state.text(f"{task['folder']}/{PICTURES}"))]

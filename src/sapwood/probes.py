@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from PIL import Image
 
 from sapwood.errors import ConfigError, DataError
 from sapwood.learned import learned_files
+from sapwood.record import of_json_lines
 from sapwood.state import State
 
 if TYPE_CHECKING:
@@ -262,11 +262,7 @@ def _folders(record: Mapping[str, Any]) -> list[str]:
 
 
 def _rows(state: State, folder: str) -> list[dict[str, Any]]:
-    return _lines(state.text(f"{folder}/{ROWS}"))
-
-
-def _lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
+    return of_json_lines(state.text(f"{folder}/{ROWS}"))
 
 
 def _shows(row: Mapping[str, Any]) -> list[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 PICTURES, FEATURES = "pictures.jsonl", "features.safetensors"
@@ -22,3 +23,17 @@ def next_class_id(record: Mapping[str, Any]) -> int:
     """
     free = 1 + max((entry["id"] for entry in record["classes"]), default=-1)
     return max(free, record.get("next_class_id", 0))
+
+
+def as_json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One compact JSON object a line."""
+    return "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+
+
+def of_json_lines(text: str) -> list[dict[str, Any]]:
+    """What ``as_json_lines`` wrote.
+
+    >>> of_json_lines(as_json_lines([{"label": 0}, {"label": 1}]))
+    [{'label': 0}, {'label': 1}]
+    """
+    return [json.loads(line) for line in text.splitlines()]

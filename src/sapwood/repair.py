@@ -10,10 +10,9 @@ import torch
 from sapwood.data.legend import BACKGROUND
 from sapwood.errors import ConfigError, DataError
 from sapwood.heads.gaussian import GradientHead
-from sapwood.history import as_json_lines
 from sapwood.probes import PIXELS, ROWS, other_probes
 from sapwood.progress import Progress
-from sapwood.record import task_names
+from sapwood.record import as_json_lines, task_names
 from sapwood.repair_correction import adapter_holds
 from sapwood.repair_draft import Draft
 from sapwood.repair_names import Repair, kept_bytes, list_classes, rename_class

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +10,8 @@ from torch import Tensor
 
 from sapwood.assembly import read_part
 from sapwood.costs import stored_bytes
-from sapwood.history import as_json_lines
 from sapwood.probes import PIXELS, ROWS
-from sapwood.record import FEATURES, PICTURES
+from sapwood.record import FEATURES, PICTURES, as_json_lines, of_json_lines
 from sapwood.state import State, Version
 from sapwood.task import Snapshot
 
@@ -42,7 +40,7 @@ class Draft:
         """What a round remembers of its pictures."""
         changed = self._files.get(index, {}).get(PICTURES)
         text = changed if isinstance(changed, str) else self.state.text(f"{self.tasks[index]['folder']}/{PICTURES}")
-        return [json.loads(line) for line in text.splitlines()]
+        return of_json_lines(text)
 
     def features(self, index: int) -> Tensor | None:
         """Features [n, d] of a round's pictures, one for each of its rows; None if not kept."""
@@ -55,7 +53,7 @@ class Draft:
     def probes(self, index: int) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
         """Rows and contents of the pictures that a round keeps to measure on, as they lie in the state."""
         folder = self.tasks[index]["folder"]
-        rows = [json.loads(line) for line in self.state.text(f"{folder}/{ROWS}").splitlines()]
+        rows = of_json_lines(self.state.text(f"{folder}/{ROWS}"))
         return rows, self.state.tensors(f"{folder}/{PIXELS}")
 
     def part(self, index: int, part: str) -> Snapshot:

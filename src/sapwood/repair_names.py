@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from sapwood.errors import ConfigError
-from sapwood.record import FEATURES, PICTURES
+from sapwood.record import FEATURES, PICTURES, of_json_lines
 from sapwood.repair_record import known_class, renamed
 from sapwood.state import State, Version
 
@@ -35,7 +34,7 @@ def list_classes(state: State) -> list[dict[str, Any]]:
     counts: Counter[int] = Counter()
     if record["kind"] == "classification":
         texts = (state.text(f"{task['folder']}/{PICTURES}") for task in record["tasks"])
-        counts.update(json.loads(line)["label"] for text in texts for line in text.splitlines())
+        counts.update(row["label"] for text in texts for row in of_json_lines(text))
     brought = {name: task["name"] for task in record["tasks"] for name in task["classes"]}
     masks = record["kind"] == "segmentation"
     return [

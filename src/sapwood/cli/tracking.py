@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sapwood.errors import ConfigError
+from sapwood.record import of_json_lines
 
 if TYPE_CHECKING:
     from sapwood.state import State
@@ -45,7 +45,7 @@ def track_round(name: str, state: State) -> Path:
     record = state.version.record
     task, count = record["tasks"][-1], len(record["tasks"])
     folder = state.path.with_name(f"{state.path.name}-{name}")
-    log = [json.loads(line) for line in state.text(f"{task['folder']}/log.jsonl").splitlines()]
+    log = of_json_lines(state.text(f"{task['folder']}/log.jsonl"))
     epochs: list[tuple[int, Mapping[str, Any]]] = [
         (entry["epoch"] + 1, {"loss": entry["loss"], "validation": entry.get("validation_accuracy")}) for entry in log
     ]
