@@ -87,8 +87,21 @@ def test_the_python_of_the_readme_runs(folders: Path, monkeypatch: pytest.Monkey
         exec(compile(text, "README.md", "exec"), {"__name__": "__main__"})
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    assert links
-    missing = [link for link in links if not (ROOT / link).exists()]
-    assert not missing
+def heading_ids(text: str) -> set[str]:
+    """What a page's headings can be linked by."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+)
+def test_links_lead_somewhere(page: str) -> None:
+    file = ROOT / page
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", file.read_text(encoding="utf-8")) if "://" not in link]
+    for link in links:
+        name, _, heading = link.partition("#")
+        target = file.parent / name if name else file
+        assert target.exists(), link
+        assert not heading or heading in heading_ids(target.read_text(encoding="utf-8")), link
+    assert links or page != "README.md"
