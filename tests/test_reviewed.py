@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sapwood.adapters.base import Adapter
 from sapwood.errors import ConfigError, DataError, Interrupted
@@ -108,6 +110,27 @@ def test_the_recorded_revision_is_what_is_opened(
     monkeypatch.setattr(opening, "create_backbone", spy)
     _ = Learner.open(learner.state.path).network
     assert asked["revision"] == learner.record["backbone"]["revision"]
+
+
+def test_the_backbone_of_a_new_state_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sapwood.backbones.packed as opening
+
+    learner = Learner.create(tmp_path / "state", backbone="random:dinov2-tiny", image_size=28)
+    copied = pickle.loads(pickle.dumps(learner))  # without the weights
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "create_backbone", None)
+        assert learner.network.backbone.info.image_size == 28
+    pixels = torch.rand(1, 3, 28, 28)
+    assert torch.equal(copied.network.backbone(pixels).pooled, learner.network.backbone(pixels).pooled)
+
+
+def test_of_classes_that_are_one_the_first_is_named(tmp_path: Path) -> None:
+    learner = Learner.create(tmp_path / "state", backbone="random:dinov2-tiny", image_size=28, method="ncm")
+    same = torch.zeros(3, 28, 28)
+    learner.learn([(same, f"c{index}") for index in range(12)])
+    for top in (1, 2, 5, 12):
+        assert learner.predict([same], top=top)[0].label == "c0"
+    assert learner.evaluate([(same, "c0")]).accuracy == 1
 
 
 def test_a_broken_outside_package_is_told_and_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from sapwood.assembly import training_config
 from sapwood.channels import ChannelsShown, channels_shown
 from sapwood.costs import estimate_round
 from sapwood.costs.estimate import Estimate
+from sapwood.data.names import same_name_key
 from sapwood.data.similar import similar_names
 from sapwood.kinds.mask_round import MaskRound
 from sapwood.learned import Duplicate
@@ -201,13 +202,11 @@ def announce(
 
 def _formerly(new: Sequence[str], record: Mapping[str, Any]) -> list[str]:
     """New classes that bear the name which a known one had before it was renamed."""
-    now = {old: entry["name"] for entry in record["classes"] for old in entry.get("was", ())}
-    return [
-        f"class {now[name]!r} was called {name!r} before; this makes another class {name!r}, so name these "
-        f"{now[name]!r} if they are of the one that was renamed"
-        for name in new
-        if name in now
-    ]
+    now = {same_name_key(old): entry["name"] for entry in record["classes"] for old in entry.get("was", ())}
+    found = [f"{name!r} (now {now[same_name_key(name)]!r})" for name in new if same_name_key(name) in now]
+    if not found:
+        return []
+    return [f"a known class was called so before: {_listed(found)}; use today's name if it is the one that was renamed"]
 
 
 def _idle(config: TrainingConfig, record: Mapping[str, Any]) -> list[str]:

@@ -57,7 +57,7 @@ class Evaluation:
         per_class: fraction by class, for classes that have pictures.
         per_task: fraction by round name, over the classes of the round that have pictures.
         counts: [K, K] int32, rows are the true class, columns the predicted one, in learning order;
-            ``confusion`` is the same as lists.
+            ``confusion`` is the same as lists. Two evaluations are compared without it.
         classes: names in learning order.
         top_confusions: what is taken for what, the most pictures first: ``true``, ``predicted``, ``count`` and
             ``share`` of the true class's pictures.
@@ -189,7 +189,9 @@ def look(
 
     def judged(pooled: Tensor, logits: Tensor) -> Tensor:
         logits = logits.float()
-        best = logits.topk(min(top, logits.shape[1])).indices
+        # Of equal logits the first class, however many classes or places are asked for; topk would take any.
+        ranked = logits.argmax(1, True) if top == 1 else logits.sort(dim=1, descending=True, stable=True).indices
+        best = ranked[:, :top]
         rows = [best.float(), (logits / head.temperature).softmax(1).gather(1, best)]
         if limits is not None:
             gaussians, limit = limits

@@ -15,7 +15,7 @@ from sapwood.acceptance import Acceptance
 from sapwood.announce import Announcement, announce
 from sapwood.assembly import Overrides, assemble, merge_settings, new_record, resolve_precision, training_config
 from sapwood.backbones import create_backbone, resolve_default
-from sapwood.backbones.lending import Lend, lend_once
+from sapwood.backbones.lending import Lend, LentOnce
 from sapwood.data.given import as_pictures
 from sapwood.errors import ConfigError
 from sapwood.history import commit_round
@@ -49,13 +49,18 @@ class Learner:
     """
 
     def __init__(
-        self, state: State, device: str | torch.device | None = None, *, memory: dict[str, Tensor] | None = None
+        self,
+        state: State,
+        device: str | torch.device | None = None,
+        *,
+        memory: dict[str, Tensor] | None = None,
+        lend: Lend | None = None,
     ) -> None:
         self.state = state
         self.memory = memory
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._parts: tuple[Network, Objective] | None = None
-        self._lend: Lend | None = None
+        self._lend = lend
 
     @classmethod
     def create(
@@ -71,7 +76,7 @@ class Learner:
         settings: Overrides | None = None,
         device: str | torch.device | None = None,
     ) -> Learner:
-        """Make a state folder that has learned nothing yet.
+        """Make a state folder that has learned nothing yet; the backbone stays in memory for its first use.
 
         Args:
             path: of the folder.
@@ -94,9 +99,7 @@ class Learner:
         record = new_record(made, recipe, KINDS[recipe.kind].view_size(image_size, made.info), seed, settings or {})
         here: list[State] = []
         world.first(lambda: here.append(State.create(path, record)))
-        learner = cls(here[0] if here else State.open(path), device)
-        learner._lend = lend_once(made)
-        return learner
+        return cls(here[0] if here else State.open(path), device, lend=LentOnce(made))
 
     @classmethod
     def open(cls, path: str | PathLike[str], *, device: str | torch.device | None = None) -> Learner:
@@ -105,9 +108,7 @@ class Learner:
 
     def reopened(self) -> Learner:
         """The version that the folder is at by now; this learner stays what it is, and lends its frozen weights."""
-        other = Learner(State.open(self.state.path), self.device)
-        other._lend = self.network.lent
-        return other
+        return Learner(State.open(self.state.path), self.device, lend=self.network.lent)
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -272,7 +273,7 @@ class Learner:
     def undo(self, *, progress: Progress | None = None) -> Version:
         """Drop the round that is half learned and nothing else; else go back by one change, which is a new version."""
         version = take_back(self.state, progress)
-        self._lend, self._parts = self._parts and self._parts[0].lent, None
+        self._lend, self._parts = self._parts[0].lent if self._parts else self._lend, None
         return version
 
     def merge(self) -> Learner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -38,15 +39,21 @@ def counted() -> Iterator[Operations]:
 
 
 class _Counter(TorchDispatchMode):
-    """torch's formulas without its ``FlopCounterMode``, whose bookkeeping by module takes longer than small steps."""
+    """torch's formulas without its ``FlopCounterMode``, whose bookkeeping by module takes longer than small steps.
+
+    Composite operations, which arrive whole where no gradients are possible (inference mode), are taken apart first.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        formula = _ON_PROCESSORS.get(func.overloadpacket) or flop_registry.get(func.overloadpacket)
+        if formula is None and _composite(func):
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
-        formula = _FORMULAS.get(func.overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
         return out
@@ -87,6 +94,11 @@ class Tally:
                 self.gmacs += operations.gmacs * pictures / first
 
 
+@cache
+def _composite(func: Any) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
 def _attention(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
     return int(sdpa_flop_count(query, key, value))
 
@@ -96,8 +108,7 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *rest: 
 
 
 # torch knows the fused attention of GPUs alone.
-_FORMULAS = {
-    **flop_registry,
+_ON_PROCESSORS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_attention),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(_attention_backward),
 }

@@ -13,20 +13,26 @@ Lend = Callable[[Mapping[str, Any], Size, torch.device, str], Backbone | None]
 """Of what a state records of its backbone, the size of its pictures, device and precision: the backbone, or None."""
 
 
-def lend_once(backbone: Backbone) -> Lend:
-    """Give a backbone that was just opened to the first network that asks, if it works at that size.
+class LentOnce:
+    """Gives a backbone that was just opened to the first network that asks, if it works at that size.
 
     >>> from dataclasses import asdict
     >>> from sapwood.backbones import create_backbone
     >>> made = create_backbone("random:dinov2-tiny", 28)
-    >>> lend = lend_once(made)
+    >>> lend = LentOnce(made)
     >>> [lend(asdict(made.info), 28, torch.device("cpu"), "fp32") is made for _ in range(2)]
     [True, False]
     """
-    held = [backbone]
 
-    def lend(info: Mapping[str, Any], size: Size, device: torch.device, precision: str) -> Backbone | None:
-        fits = held and height_width(held[0].info.image_size) == height_width(size)
-        return held.pop() if fits and held[0].info.sha256 == info["sha256"] else None
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone: Backbone | None = backbone
 
-    return lend
+    def __call__(self, info: Mapping[str, Any], size: Size, device: torch.device, precision: str) -> Backbone | None:
+        """The backbone; None after the first time, or where it is another one."""
+        lent, self.backbone = self.backbone, None
+        if lent is None or lent.info.sha256 != info["sha256"]:
+            return None
+        return lent if height_width(lent.info.image_size) == height_width(size) else None
+
+    def __getstate__(self) -> dict[str, None]:
+        return {"backbone": None}  # another process opens it anew

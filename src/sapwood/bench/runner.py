@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sapwood.assembly import new_record
 from sapwood.backbones import create_backbone
+from sapwood.backbones.lending import LentOnce
 from sapwood.bench.outcomes import false_accept, outcomes
 from sapwood.bench.rows import Course, Run, new_classes, row_of
 from sapwood.bench.sharing import Sharing
@@ -110,7 +111,7 @@ def open_learner(path: Path, kind: str, wanted: Run, memory: Memory | None) -> L
     backbone = create_backbone(wanted.backbone, wanted.image_size)
     size = KINDS[kind].view_size(wanted.image_size, backbone.info)
     record = new_record(backbone, method, size, wanted.seed, wanted.settings)
-    return Learner(State.create(path, record), memory=memory)
+    return Learner(State.create(path, record), memory=memory, lend=LentOnce(backbone))
 
 
 def _in_sequence(

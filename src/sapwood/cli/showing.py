@@ -37,8 +37,7 @@ def show(
     if as_json:
         from sapwood.state.description import describe
 
-        more: dict[str, Any] = {"versions": listed} if versions else {}
-        print_json({**describe(opened.version), "half_learned": half, **more})
+        print_json(describe(opened.version, half) | ({"versions": listed} if versions else {}))
         return
     print(f"{state}, version {opened.version.id}\n{summary(opened.version)}")
     if half is not None:

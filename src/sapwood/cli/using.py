@@ -147,7 +147,9 @@ def evaluate(
         print("\n".join(_sureness(measured)))
         rows = [["round", "%"], *([name, percent(share)] for name, share in measured.per_task.items())]
         print(f"\n{table(rows, right=[1])}")
-        counts = {name: sum(row) for name, row in zip(measured.classes, measured.confusion, strict=True)}
+        from sapwood.functional.confusion import row_sums
+
+        counts = dict(zip(measured.classes, row_sums(measured.counts).tolist(), strict=True))
         rows = [["class", "%", "pictures"]]
         rows += [[name, percent(share), str(counts[name])] for name, share in measured.per_class.items()]
         print(f"\n{table(rows, right=[1, 2])}")

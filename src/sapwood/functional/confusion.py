@@ -11,11 +11,16 @@ from torch import Tensor
 
 
 def confusion_counts(targets: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """Pictures by truth (rows) and prediction (columns), both [n]: counts [K, K] int32.
+    """Pictures by truth (rows) and prediction (columns), both [n] and on the CPU: counts [K, K] int32.
+
+    Raises:
+        ValueError, IndexError: a class is none of 0..K-1.
 
     >>> confusion_counts(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
     """
+    if len(targets) and min(int(targets.min()), int(predicted.min())) < 0:
+        raise ValueError("classes are counted from 0; one is negative")
     counts = np.zeros((classes, classes), np.int32)
     np.add.at(counts, (targets.numpy(), predicted.numpy()), 1)
     return torch.from_numpy(counts)

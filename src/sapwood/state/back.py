@@ -1,4 +1,4 @@
-"""The one way back."""
+"""What ``undo`` does; `rollback` goes to any version, and half-learned rounds go with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def take_back(state: State, progress: Progress | None = None) -> Version:
     """
     with state.writer():
         half = state.training.half_learned(state.version.record["tasks"])
-        version = state.version if half else state.undo()
+        version = state.version if half is not None else state.undo()
         state.training.clear()
     if half is not None and progress is not None:
         progress.note(f"round {half!r}, which was half learned, has been dropped; nothing else has changed")

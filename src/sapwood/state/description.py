@@ -7,8 +7,8 @@ from typing import Any
 from sapwood.state.records import Version
 
 
-def describe(version: Version) -> dict[str, Any]:
-    """What ``sapwood show --json`` prints."""
+def describe(version: Version, half_learned: str | None = None) -> dict[str, Any]:
+    """What ``sapwood show --json`` prints; ``half_learned`` is the round that was begun and not committed."""
     record = version.record
     tasks = [
         {
@@ -37,6 +37,7 @@ def describe(version: Version) -> dict[str, Any]:
         "image_size": record["image_size"],
         "classes": [entry["name"] for entry in record["classes"]],
         "tasks": tasks,
+        "half_learned": half_learned,
         "accuracy": record["accuracy"],
         "accuracy_on": record["accuracy_on"],
         "probe": {
