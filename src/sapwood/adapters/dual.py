@@ -256,7 +256,9 @@ class Dual(Adapter):
         if self.learning or not self.calibrates or any(each is None for each in ratios) or not self.past:
             return logits
         # Windows of one picture follow each other.
-        sums = torch.stack([each.unflatten(0, (len(logits), -1)).mean(1) for each in ratios if each is not None]).sum(0)
+        sums = torch.stack(
+            [each.unflatten(0, (logits.shape[0], -1)).mean(1) for each in ratios if each is not None]
+        ).sum(0)
         layers = torch.stack([memory.tells for _, memory in self._memories()]).sum(0)
         offsets = task_offsets(
             sums / layers.clamp(min=1),

@@ -99,7 +99,7 @@ class LayerMemory(nn.Module):
         """Parts of x [B, ..., d] along the directions that residual parts act on, each times its round's gate."""
         along = x @ self.basis[:, self._first : self._first + len(self.gate)].to(x.dtype)
         gates = ratios.clamp(max=1)[:, self.gate].to(x.dtype)
-        return along * gates.reshape(len(x), *[1] * (x.ndim - 2), -1)
+        return along * gates.reshape(x.shape[0], *[1] * (x.ndim - 2), -1)
 
     def recall(self, key: str, inner: Tensor) -> Tensor:
         """What the finished rounds' residual parts add to a site's output."""

@@ -119,7 +119,7 @@ class Experts(Adapter):
         count = len(self.rounds)
         if self.learning or count == 1:  # there is nothing to choose
             only = count if self.learning else 0
-            return Context({"expert": torch.full((len(images),), only, device=images.device)})
+            return Context({"expert": torch.full((images.shape[0],), only, device=images.device)})
         if count == 0:
             return Context()
         away = (self._features(images, network)[:, None] - self.centres[None]).square().sum(2)
@@ -134,8 +134,9 @@ class Experts(Adapter):
             return lora_delta(x, down.to(x.dtype), up.to(x.dtype), self.scale)
         own_down = _gather(self.past_down[key], down, chosen).to(x.dtype)
         own_up = _gather(self.past_up[key], up, chosen).to(x.dtype)
-        # Windows of a picture lie one after the other in the batch: together they are its tokens.
-        tokens = x.reshape(len(chosen), -1, site.inputs)
+        # Windows of a picture lie one after the other in the batch: together they are its tokens. Not `len`: it would
+        # tie an exported graph to the batch that it was traced with.
+        tokens = x.reshape(chosen.shape[0], -1, site.inputs)
         inner = torch.bmm(tokens, own_down.transpose(1, 2)) * self.scale
         return torch.bmm(inner, own_up.transpose(1, 2)).reshape(*x.shape[:-1], site.outputs)
 
@@ -209,7 +210,7 @@ class Experts(Adapter):
             with network.bare():
                 pooled = network.backbone(images).pooled
         else:
-            kept, first = network.slot.context, torch.zeros(len(images), dtype=torch.int64, device=images.device)
+            kept, first = network.slot.context, torch.zeros(images.shape[0], dtype=torch.int64, device=images.device)
             network.slot.context = Context({"expert": first})
             try:
                 pooled = network.backbone(images).pooled
