@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,17 @@ def test_a_name_that_a_class_had_before(tmp_path: Path, picture_folder: Callable
         remarks = learner.announce(picture_folder([name, "bee"], 4, name=f"more-{name}", seed=7)).remarks
         found = [each for each in remarks if each.startswith("a known class was called so before: ")]
         assert [each.split(": ")[1].split("; ")[0] for each in found] == said
+
+
+@pytest.mark.parametrize("maps", [True, False])
+def test_where_saliency_comes_from(maps: bool, tmp_path: Path, mask_folder: Callable[..., Path]) -> None:
+    folder = mask_folder(["road"], 3, size=(28, 42))
+    if maps:
+        shutil.copytree(folder / "masks", folder / "saliency")
+    options = {"backbone": "random:dinov2-tiny", "image_size": (28, 42), "kind": "segmentation"}
+    for method, count in (("clora+ssul", 1), ("clora+mib", 0)):
+        remarks = Learner.create(tmp_path / method, method=method, **options).announce(folder).remarks
+        found = [remark for remark in remarks if remark.startswith("what stands out is told by ")]
+        assert [("the maps in saliency/" in remark, "own attention" in remark) for remark in found] == [
+            (maps, not maps)
+        ] * count

@@ -182,6 +182,10 @@ def announce(
             "a single class: the cross entropy over the round's own classes is zero, so training has nothing to learn "
             "from; --set objective.scope=seen compares with the other classes"
         )
+    if masks and "saliency" in OBJECTIVES[record["parts"]["objective"]].needs:
+        maps = any(picture.saliency is not None for picture in round_.train.pictures)
+        source = "the maps in saliency/" if maps else "the network's own attention; there is no folder saliency/"
+        remarks.append(f"what stands out is told by {source}")
     remarks += _formerly([round_.names[channel] for channel in task.new], record)
     if not trains and (idle := _idle(prepared.config, record)):
         remarks.append(f"nothing is trained step by step by this method, so this changes nothing: {', '.join(idle)}")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sapwood import world
 from sapwood.assembly import training_config
+from sapwood.data.mask_folder import MASK_LAYOUT
 from sapwood.data.names import class_name
 from sapwood.errors import ConfigError, DataError
 from sapwood.kinds import KINDS, Kind, Round, kind_of
@@ -167,7 +168,10 @@ def check_kind(state: State, data: Any) -> None:
     """Refuse data that are for another kind of task than the state learns."""
     kind = KINDS[state.version.record["kind"]]
     if (found := kind_of(data)) is not kind:
-        raise DataError(f"{state.path} learns {kind.name}, but these data are for {found.name}; name another state")
+        or_else = f", or give pictures with masks: {MASK_LAYOUT}" if kind.name == "segmentation" else ""
+        raise DataError(
+            f"{state.path} learns {kind.name}, but these data are for {found.name}; name another state{or_else}"
+        )
 
 
 def taught(kind: Kind, known: Sequence[str]) -> range:

@@ -28,7 +28,7 @@ class Repair:
 def list_classes(state: State) -> list[dict[str, Any]]:
     """``id``, ``name``, ``round`` (that brought it) and ``pictures`` of every class; None where there is no such thing.
 
-    Which classes a picture with a mask shows is not remembered.
+    Of masks also ``value``, as which ``predict`` draws it; which classes a picture shows is not remembered then.
     """
     record = state.version.record
     counts: Counter[int] = Counter()
@@ -38,8 +38,13 @@ def list_classes(state: State) -> list[dict[str, Any]]:
     brought = {name: task["name"] for task in record["tasks"] for name in task["classes"]}
     masks = record["kind"] == "segmentation"
     return [
-        {**entry, "round": brought.get(entry["name"]), "pictures": None if masks else counts[entry["id"]]}
-        for entry in record["classes"]
+        {
+            **entry,
+            **({"value": value} if masks else {}),
+            "round": brought.get(entry["name"]),
+            "pictures": None if masks else counts[entry["id"]],
+        }
+        for value, entry in enumerate(record["classes"])
     ]
 
 

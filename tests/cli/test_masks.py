@@ -102,6 +102,7 @@ def test_street_scenes_from_the_first_command_to_the_report(shared_data: Path, t
     assert len(pictures) == 3
     assert answer["version"] == shown["version"]
     assert [row["path"] for row in answer["predictions"]] == list(map(str, pictures))
+    assert answer["values"] == {name: channel for channel, name in enumerate(classes)}
     truth = np.full(256, 255, np.uint8)  # the authors' values to channels
     truth[[0, 1, 3, 5, 8]] = 2, 3, 1, 4, 5
     counts = np.zeros((6, 6), np.int64)
@@ -214,7 +215,7 @@ def test_what_pixels_of_the_future_count_as(sapwood: Run, street: Street) -> Non
     counted = sapwood(
         "evaluate", street.state, street.test, "--json", "--background", "exclude", "--future", "background"
     )
-    assert "not known yet, so their pixels are not measured: bike" in ignored.err
+    assert "not known by these names, so their pixels are not measured: bike" in ignored.err
     masks = [values_in(path) for path in (street.test / "masks").iterdir()]
     bikes, everything = sum((mask == 4).sum() for mask in masks), sum(mask.size for mask in masks)
     assert bikes > 1000

@@ -156,6 +156,11 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     for part in ("images", "masks"):
         draw(tmp_path / "segmentation" / part / "a.png")
     assert "looks like pictures with masks" in refusal(tmp_path / "segmentation")
+    (tmp_path / "segmentation" / "masks").rename(tmp_path / "segmentation" / "annotations")
+    (tmp_path / "segmentation" / "classes.json").write_text("{}")
+    assert "has images/ and classes.json, as pictures with masks have, and no folder" in refusal(
+        tmp_path / "segmentation"
+    )
     draw(tmp_path / "bad" / "a\nb" / "a.png")
     assert r"'a\nb' cannot be the name of a class" in refusal(tmp_path / "bad")
     assert "neither a folder nor a CSV" in refusal(loose / "a.jpg")

@@ -178,17 +178,18 @@ def test_what_the_grid_cannot_show_is_said() -> None:
     given = MaskedPictures([Picture("p", np.zeros((H, W, 3), np.uint8), mask=mask)], LEGEND)
     round_ = prepare(given)
     assert round_.hidden == {"car": 0.0}
-    (line,) = round_.remarks()
+    absent, line = round_.remarks()
+    assert absent == "no mask holds a pixel of 'tree': not learned"
     assert "car (0%)" in line
     assert "--image-size" in line
     finer = prepare(given, cell=2)
-    assert (finer.hidden, finer.remarks()) == ({}, [])
+    assert (finer.hidden, finer.remarks()) == ({}, [absent])
 
 
 def test_masks_to_measure_on() -> None:
     known = (BACKGROUND, "road", "car")
     store = KIND.load(pictures([[1, 3]]), (H, W), Progress(), skip_bad=False)
-    assert KIND.check_tests(store, known) == ["not known yet, so their pixels are not measured: tree"]
+    assert KIND.check_tests(store, known) == ["not known by these names, so their pixels are not measured: tree"]
     assert KIND.check_tests(store, (*known, "tree")) == []
     with pytest.raises(DataError, match="none of the classes in the masks to measure on is known"):
         KIND.check_tests(store, (BACKGROUND, "sky"))

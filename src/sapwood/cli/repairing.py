@@ -110,10 +110,10 @@ def _list(state: State, as_json: bool) -> None:
     if as_json:
         print_json({"version": state.version.id, "classes": listed, "features_bytes": kept})
         return
-    rows = [["id", "class", "round", "pictures"]]
-    for entry in listed:
-        counted = "–" if entry["pictures"] is None else str(entry["pictures"])
-        rows.append([str(entry["id"]), entry["name"], entry["round"] or "–", counted])
+    masks = state.version.record["kind"] == "segmentation"
+    what = "value" if masks else "pictures"  # in drawn masks
+    rows = [["id", "class", "round", what]]
+    rows += [[str(entry["id"]), entry["name"], entry["round"] or "–", str(entry[what])] for entry in listed]
     print(table(rows, right=[0, 3]))
     if kept:
         print(f"\n{size(kept)} of features are kept, so that pictures can be taken out of the sums exactly")

@@ -65,8 +65,12 @@ def predict(
             pictures, top=top or (_TOP if as_json else 1), tile=tile, skip_bad=skip_bad, progress=progress
         )
         predictions = write_predictions(answers, *folders) if masks else [_named(answer) for answer in answers]
+        values = {name: value for value, name in enumerate(learner.classes_)}
+        if masks and out is not None:
+            progress.note(f"values in the masks: {', '.join(f'{value} {name}' for name, value in values.items())}")
     if as_json:
-        print_json({"version": learner.state.version.id, **_calibrated(learner), "predictions": predictions})
+        more = {"values": values} if masks else _calibrated(learner)
+        print_json({"version": learner.state.version.id, **more, "predictions": predictions})
     elif masks:
         print(table([[shown(row["path"]), shown(row["mask"] or ""), _shares(row["classes"])] for row in predictions]))
     else:

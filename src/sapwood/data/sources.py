@@ -193,6 +193,11 @@ def chosen_split(splits: dict[str, Path], wanted: str, folder: Path) -> Path:
     return splits[wanted]
 
 
+def _legend_in(folder: Path) -> str | None:
+    """Name of the file that says what values in masks mean."""
+    return next((name for name in ("classes.json", "classes.txt") if (folder / name).is_file()), None)
+
+
 def _read_classes(folder: Path) -> Pictures:
     children = folders_in(folder)
     if not children:
@@ -201,6 +206,11 @@ def _read_classes(folder: Path) -> Pictures:
         raise DataError(f"{shown(folder)}: {what}; {LAYOUT}")
     if {child.name.casefold() for child in children} in _MASK_LAYOUTS:
         raise DataError(f"{shown(folder)}: looks like pictures with masks, not like classes; {LAYOUT}")
+    if "images" in {child.name.casefold() for child in children} and (legend := _legend_in(folder)):
+        raise DataError(
+            f"{shown(folder)}: has images/ and {legend}, as pictures with masks have, and no folder masks; rename the "
+            "folder of masks to masks, or move that file away if these are class folders"
+        )
     empty: list[str] = []
 
     def files() -> Iterator[tuple[str, str]]:

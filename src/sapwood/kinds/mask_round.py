@@ -26,10 +26,12 @@ class MaskRound(Round):
     Attributes:
         table: uint8 [256], value in a mask to channel, 255 for ignored.
         hidden: classes most of whose pixels the patch grid cannot show, with the share that it can.
+        absent: classes of the classes file that are not known, and that no mask holds a pixel of.
     """
 
     table: np.ndarray
     hidden: Mapping[str, float]
+    absent: tuple[str, ...] = ()
 
     def manifest(self) -> list[dict[str, Any]]:
         """Hashes (of picture and mask, and of the picture alone) and split of each picture."""
@@ -68,13 +70,15 @@ class MaskRound(Round):
         return None if math.isnan(share) else share
 
     def remarks(self) -> list[str]:
-        """What the patch grid cannot show."""
+        """Classes without a pixel, and what the patch grid cannot show."""
+        said = [f"no mask holds a pixel of {', '.join(map(repr, self.absent[:5]))}: not learned"] if self.absent else []
         if not self.hidden:
-            return []
+            return said
         listed = ", ".join(f"{name} ({share:.0%})" for name, share in self.hidden.items())
         return [
+            *said,
             f"at {self.size[0]}x{self.size[1]} px the patches are too coarse for small regions; of these classes only "  # type: ignore[index]
-            f"so much can be seen: {listed}. A larger --image-size shows more"
+            f"so much can be seen: {listed}. A larger --image-size shows more",
         ]
 
     @property

@@ -119,12 +119,12 @@ class Segmentation(Kind):
         )
         shares = visible_share(store, legend, (height // cell, width // cell))
         hidden = {label: shares[label] for label in present if shares[label] < _VISIBLE}
-        return MaskRound(
-            task, names, store.subset(train), store.subset(held), (height, width), legend.lookup(channel), hidden
-        )
+        absent = tuple(label for label in legend.classes if label not in channel)
+        stores = (store.subset(train), store.subset(held))
+        return MaskRound(task, names, *stores, (height, width), legend.lookup(channel), hidden, absent)
 
     def check_tests(self, tests: MaskStore, names: Sequence[str]) -> list[str]:
-        """Classes that are not known yet are left out of the measure; said, not refused."""
+        """Classes that are not known are left out of the measure; said, not refused."""
         classes = tests.pictures.legend.classes
         if not set(classes) & set(names):
             raise DataError(
@@ -132,7 +132,7 @@ class Segmentation(Kind):
                 f"known: {', '.join(names)}"
             )
         future = [name for name in classes if name not in names]
-        return [f"not known yet, so their pixels are not measured: {', '.join(future)}"] if future else []
+        return [f"not known by these names, so their pixels are not measured: {', '.join(future)}"] if future else []
 
     def confusion(
         self,
