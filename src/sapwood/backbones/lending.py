@@ -33,6 +33,3 @@ class LentOnce:
         if lent is None or lent.info.sha256 != info["sha256"]:
             return None
         return lent if height_width(lent.info.image_size) == height_width(size) else None
-
-    def __getstate__(self) -> dict[str, None]:
-        return {"backbone": None}  # another process opens it anew

@@ -56,11 +56,11 @@ def work(
         Interrupted: a stop was asked for; the rows in work have written a checkpoint.
     """
     folder, rows = out / "rows", plan.rows()
-    if plan.image_size is not None:
-        plan_backbone(plan.backbone, plan.image_size)  # a size that does not fit is found now
     names = list(rows)
     order = order_of_work({name: row.run for name, row in rows.items()}, plan.kind)
     waiting = [name for name in order if not (folder / f"{name}.json").exists()]
+    if waiting and plan.image_size is not None:
+        plan_backbone(plan.backbone, plan.image_size)  # a size that does not fit is found now
     plan.stream(0)  # missing data are found now
     try:
         if waiting:
