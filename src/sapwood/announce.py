@@ -16,7 +16,7 @@ from sapwood.costs.estimate import Estimate
 from sapwood.data.names import same_name_key
 from sapwood.data.similar import similar_names
 from sapwood.kinds.mask_round import MaskRound
-from sapwood.learned import Duplicate
+from sapwood.learned import Duplicate, count_learned, learned_files
 from sapwood.network import Network
 from sapwood.objectives import OBJECTIVES
 from sapwood.prefixes import first_adapted
@@ -35,11 +35,11 @@ _OF_STEPS = ("epochs", "lr", "head_lr", "optimizer", "schedule", "warmup", "weig
 
 @dataclass(frozen=True)
 class Called:
-    """What the present version says of a new class.
+    """What the present version says of a class of the round.
 
     Attributes:
-        name: the new class.
-        called: the known class it is taken for.
+        name: the class, new or known.
+        called: the known class, another one, it is taken for.
         share: of its pictures, or of its pixels, looked at.
         images: how many were looked at.
     """
@@ -63,7 +63,7 @@ class Announcement:
         known: pictures that show each known class of the round: in the round, and learned before (None for masks).
         similar: new names that nearly equal a known one: (new, known).
         duplicates: pictures that were learned before.
-        called: new classes most of which the present version calls by one known name.
+        called: classes most of which the present version calls by the name of one other, new ones first.
         remarks: what else a person should know of the pictures.
         estimate: of time and memory.
     """
@@ -96,8 +96,10 @@ class Announcement:
         what, verb = ("of the pixels of ", "are drawn as") if self.kind == "segmentation" else ("of ", "is called")
         said += [
             f"today {100 * each.share:.0f} % {what}{each.name!r} {verb} {each.called!r} ({each.images} looked at)"
-            for each in self.called
+            for each in self.called[:_LISTED]
         ]
+        if len(self.called) > _LISTED:
+            said.append(f"so it is with {len(self.called) - _LISTED} more classes; --dry-run --json lists them")
         said += self.remarks
         if self.standing == "half learned":
             said.append("this round is half learned: it goes on from its last checkpoint, if there is one")
@@ -173,7 +175,7 @@ def announce(
         first_adapted(network, OBJECTIVES[record["parts"]["objective"]].needs, prepared.kind.name)
     old = [channel for channel in task.annotated if channel not in task.new]
     remarks = list(prepared.remarks)
-    if prepared.tests is not None and (leaked := len(earlier.keys() & set(prepared.tests.sha256))):
+    if prepared.tests is not None and (leaked := count_learned(learned_files(earlier), prepared.tests)):
         remarks.append(f"{leaked} of the test pictures were learned in earlier rounds: they measure too much")
     scope = record["settings"]["objective"].get("scope")
     trains = network.adapter.moves or network.head.fitted == "gradient"
@@ -232,22 +234,23 @@ def _called_today(
     progress: Progress,
     check: Callable[[], None],
 ) -> Iterator[Called]:
-    """Predictions of the present version for a sample of what is new."""
-    round_, new = prepared.round, prepared.round.task.new
+    """Predictions of the present version for a sample of each class, the new ones first."""
+    round_, task = prepared.round, prepared.round.task
+    looked_for = (*task.new, *(channel for channel in task.annotated if channel not in task.new))
     rivals = taught(prepared.kind, known)
     trained = len(round_.train)
-    if len(new) > _LOOKED_AT:
-        new = tuple(new[number * len(new) // _LOOKED_AT] for number in range(_LOOKED_AT))
-    of_each = max(1, min(_OF_ONE_CLASS, _LOOKED_AT // max(1, len(new))))
-    chosen = sorted({index for channel in new for index in _spread(shows.of(channel)[:trained], of_each)})
+    if len(looked_for) > _LOOKED_AT:
+        looked_for = tuple(looked_for[number * len(looked_for) // _LOOKED_AT] for number in range(_LOOKED_AT))
+    of_each = max(1, min(_OF_ONE_CLASS, _LOOKED_AT // max(1, len(looked_for))))
+    chosen = sorted({index for channel in looked_for for index in _spread(shows.of(channel)[:trained], of_each)})
     if len(rivals) < 2 or not chosen:  # a single class is the answer to everything
         return
     sample = round_.train.subset(chosen)
     confusion = prepared.kind.confusion(network, sample, round_.names, round_.size, progress, check)
-    for channel in new:
+    for channel in looked_for:
         row = confusion[channel]
         best, total = int(row.argmax()), int(row.sum())
-        if best in rivals and row[best] >= _MOSTLY * total > 0:
+        if best != channel and best in rivals and row[best] >= _MOSTLY * total > 0:
             looked_at = int(shows.of(channel)[chosen].sum())
             yield Called(round_.names[channel], known[best], int(row[best]) / total, looked_at)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sapwood.data.pictures import Picture
 from sapwood.errors import DataError
@@ -18,12 +18,26 @@ class Lesson(NamedTuple):
     Attributes:
         round: its name.
         label: id of the picture's class; None for masks.
+        picture: sha256 of the picture alone; of masks that early releases learned, with its mask.
         was: names under which it was learned before a repair counted it for this class.
     """
 
     round: str
     label: int | None
+    picture: str
     was: tuple[str, ...] = ()
+
+
+class Tests(Protocol):
+    """Decoded pictures to measure on."""
+
+    @property
+    def sha256(self) -> Sequence[str]:
+        """Of each picture with all that belongs to it."""
+
+    @property
+    def picture_sha256(self) -> Sequence[str]:
+        """Of each picture alone."""
 
 
 Earlier = Mapping[str, Sequence[Lesson]]
@@ -53,13 +67,20 @@ def learned_pictures(state: State, tasks: Sequence[Mapping[str, Any]] | None = N
     """Every picture that was learned, in all rounds or in ``tasks``; see ``Earlier``."""
     found: dict[str, list[Lesson]] = {}
     for task, row in _rows(state, state.version.record["tasks"] if tasks is None else tasks):
-        found.setdefault(row["sha256"], []).append(Lesson(task, row.get("label"), tuple(row.get("was", ()))))
+        lesson = Lesson(task, row.get("label"), row.get("picture", row["sha256"]), tuple(row.get("was", ())))
+        found.setdefault(row["sha256"], []).append(lesson)
     return found
 
 
-def learned_files(state: State) -> set[str]:
+def learned_files(earlier: Earlier) -> set[str]:
     """sha256 of every picture that was learned, under whatever mask; of early releases' masks with the mask."""
-    return {row.get("picture", row["sha256"]) for _, row in _rows(state, state.version.record["tasks"])}
+    return {lesson.picture for lessons in earlier.values() for lesson in lessons}
+
+
+def count_learned(files: Set[str], tests: Tests) -> int:
+    """How many different pictures to measure on are among those that were learned, see ``learned_files``."""
+    pairs = zip(tests.picture_sha256, tests.sha256, strict=True)
+    return len({picture for picture, whole in pairs if picture in files or whole in files})
 
 
 def find_duplicates(

@@ -88,8 +88,8 @@ class MaskEvaluation:
         background: that of the background.
         confusion: pixels [K][K], rows are the truth, in the order of ``classes``.
         classes: all names in learning order, the background first.
-        learned_images: how many different pictures among them were learned from, by the bytes of picture and mask;
-            None where that cannot be said.
+        learned_images: how many different pictures among them were learned from, by the bytes of the picture,
+            under whatever mask; None where that cannot be said.
     """
 
     version: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ from sapwood.data.given import as_pictures
 from sapwood.errors import ConfigError
 from sapwood.history import after_measuring
 from sapwood.kinds import Kind
-from sapwood.learned import learned_pictures
+from sapwood.learned import Tests, count_learned, learned_files, learned_pictures
 from sapwood.network import Network
 from sapwood.preparation import check_kind
 from sapwood.progress import Progress
@@ -71,7 +70,7 @@ def measure(
     tests = kind.load(kind.read_tests(data), size, progress, skip_bad=skip_bad, least=least)
     for remark in kind.check_tests(tests, names):
         progress.note(remark)
-    found: dict[str, Any] = {"learned_images": _learned(learner.state, tests.sha256)}
+    found: dict[str, Any] = {"learned_images": _learned(learner.state, tests)}
     if found["learned_images"]:
         progress.note(f"{found['learned_images']} of the test pictures were learned: they measure too much")
     if unknown is not None:
@@ -85,9 +84,9 @@ def measure(
     return replace(kind.evaluation(confusion, len(tests), facts, version.id, options), **details, **found)
 
 
-def _learned(state: State, digests: Iterable[str]) -> int | None:
+def _learned(state: State, tests: Tests) -> int | None:
     """How many different pictures were learned; None if that can no longer be read, as the version was pruned."""
     try:
-        return len(learned_pictures(state).keys() & set(digests))
+        return count_learned(learned_files(learned_pictures(state)), tests)
     except StateMoved:
         return None

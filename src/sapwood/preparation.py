@@ -15,7 +15,7 @@ from sapwood.data.mask_folder import MASK_LAYOUT
 from sapwood.data.names import class_name
 from sapwood.errors import ConfigError, DataError
 from sapwood.kinds import KINDS, Kind, Round, kind_of
-from sapwood.learned import Duplicate, Earlier, find_duplicates, learned_pictures
+from sapwood.learned import Duplicate, Earlier, count_learned, find_duplicates, learned_pictures
 from sapwood.network import Network
 from sapwood.probes import Probe, kept_counts, read_probes, take_probes, wanted_probes
 from sapwood.progress import Progress
@@ -118,7 +118,7 @@ def prepare_round(
     remarks = [*kind.data_remarks(data), *taken.remarks(), *round_.remarks()]
     if test is not None and tests is not None:
         remarks += kind.check_tests(tests, round_.names)
-        if shared := len({*round_.train.sha256, *round_.held.sha256} & set(tests.sha256)):
+        if shared := count_learned({*round_.train.picture_sha256, *round_.held.picture_sha256}, tests):
             remarks.append(f"{shared} of the test pictures are among the training pictures: they measure too much")
     source = "probe" if kept else "test"
     given = (source, tuple(probes), wanted, chosen.earlier, chosen.duplicates)

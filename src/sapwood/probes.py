@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from sapwood.errors import ConfigError, DataError
-from sapwood.learned import learned_files
+from sapwood.learned import learned_files, learned_pictures
 from sapwood.record import of_json_lines
 from sapwood.state import State
 
@@ -113,7 +113,7 @@ def take_probes(store: Any, shown: Sequence[Shown], count: int, state: State) ->
     held = {each.sha256 for each in kept}
     there = Counter(name for each in kept for name in each.classes)
     doubled = Counter(each.sha256 for each in shown)
-    learned = learned_files(state) if count else set()
+    learned = learned_files(learned_pictures(state)) if count else set()
     candidates: dict[str, list[int]] = defaultdict(list)
     for index, each in enumerate(shown):
         if each.sha256 not in held | learned and doubled[each.sha256] == 1:

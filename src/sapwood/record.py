@@ -15,6 +15,12 @@ def task_names(record: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(entry["name"] for entry in record["classes"])
 
 
+def measured_rounds(record: Mapping[str, Any]) -> list[int]:
+    """Which rounds have a column in the matrix: masks are measured on the classes that a round brought, if any."""
+    masks = record["kind"] == "segmentation"
+    return [index for index, task in enumerate(record["tasks"]) if task["classes"] or not masks]
+
+
 def next_class_id(record: Mapping[str, Any]) -> int:
     """An id that no class has, nor had in an earlier version of this line.
 

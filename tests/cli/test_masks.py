@@ -262,7 +262,13 @@ def test_crop_measures_the_square_in_the_middle(sapwood: Run, street: Street) ->
 def test_the_text_for_people(sapwood: Run, tmp_path: Path, street: Street) -> None:
     measured = sapwood("evaluate", street.state, street.test, "--json").json
     told = sapwood("evaluate", street.state, street.test).out
-    assert told.startswith(f"mIoU {100 * measured['miou']:.1f} % over 6 pictures, {measured['pixels']:,} pixels")
+    without = [value for value in measured["per_class"].values() if value is not None]
+    means = [100 * sum(each) / len(each) for each in ([measured["background"], *without], without)]
+    assert told.startswith(
+        f"mIoU {means[0]:.1f} % with the background, {means[1]:.1f} % without; over 6 pictures, "
+        f"{measured['pixels']:,} pixels"
+    )
+    assert means[0] == pytest.approx(100 * measured["miou"])
     rows = {line.split()[0]: line.split()[1:] for line in told.splitlines() if line}
     assert rows["tree"] == [f"{100 * measured['per_class']['tree']:.1f}", f"{sum(measured['confusion'][3]):,}"]
     predicted = sapwood("predict", street.state, street.test / "images" / "000.png", "--out", tmp_path / "out")

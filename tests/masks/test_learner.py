@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sapwood.cli.showing import summary
+from sapwood.export import export
 from sapwood.learner import Learner
 
 from .helpers import FAST, Folders, create, equal, masks, same, tensors
@@ -68,6 +70,34 @@ def test_test_masks_are_measured_and_choose_nothing(tmp_path: Path, mask_folder:
     assert counts == {"background": 1764, "road": 1764, "tree": 1176}  # pixels of four masks of 28 x 42
     without.evaluate(test, record=True)
     assert without.accuracy_[1] == learner.accuracy_[1]
+
+
+def test_a_test_picture_that_was_learned_is_noticed_under_any_mask(tmp_path: Path, mask_folder: Folders) -> None:
+    first = mask_folder(["road", "car"], 6, name="first")
+    test = mask_folder(["road", "car"], 3, name="test", seed=9)
+    shutil.copy(first / "images" / "000.png", test / "images" / "001.png")
+    learner = create(tmp_path / "state")
+    (remark,) = learner.announce(first, test=test).remarks
+    assert remark == "1 of the test pictures are among the training pictures: they measure too much"
+    learner.learn(first, training=FAST)
+    assert learner.evaluate(test).learned_images == 1
+    said = learner.announce(mask_folder(["tree"], 4, name="second"), test=test).remarks
+    assert "1 of the test pictures were learned in earlier rounds: they measure too much" in said
+    shutil.copy(test / "images" / "002.png", test / "images" / "001.png")
+    assert learner.evaluate(test).learned_images == 0
+
+
+def test_a_round_without_new_classes_has_no_column(tmp_path: Path, mask_folder: Folders) -> None:
+    learner = create(tmp_path / "state", "frozen+mib")
+    learner.learn(mask_folder(["road", "car"], 6, name="town"), training=FAST)
+    learner.learn(mask_folder(["road", "car"], 6, name="dusk", seed=2), training=FAST, test=tmp_path / "town")
+    text = summary(learner.state.version)
+    heads, *rows = text[text.index("mean IoU, %") :].splitlines()
+    assert heads.split() == ["mean", "IoU,", "%", "task-1"]
+    assert rows[-1].split() == ["after", "task-2", f"{100 * learner.accuracy_[1][0]:.1f}"]
+    export(learner.state.path, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| after task-2 | {100 * learner.accuracy_[1][0]:.1f} | test pictures |" in card
 
 
 def test_validation_without_a_pixel_of_the_rounds_classes_measures_nothing(

@@ -87,9 +87,13 @@ def _free_name(stem: str, taken: set[str]) -> str:
 
 def evaluation_lines(measured: MaskEvaluation) -> list[str]:
     """The measure for people."""
+    from sapwood.mask_evaluation import mean_of
+
+    alone = mean_of(measured.per_class.values())
+    whole = mean_of((measured.background, *measured.per_class.values()))
     lines = [
-        f"mIoU {percent(measured.miou)} % over {measured.images} pictures, {measured.pixels:,} pixels "
-        f"(version {measured.version})",
+        f"mIoU {percent(whole)} % with the background, {percent(alone)} % without; over {measured.images} pictures, "
+        f"{measured.pixels:,} pixels (version {measured.version})",
         "",
     ]
     rows = [["part", "IoU, %"]]

@@ -14,6 +14,7 @@ from sapwood.cli.options import AsJson, SkipBad, StateFolder
 from sapwood.cli.screen import duration, listening, percent, print_json, shown_size, size, table
 from sapwood.data.names import shown
 from sapwood.errors import ConfigError
+from sapwood.record import measured_rounds
 
 if TYPE_CHECKING:
     from sapwood.report import ReportData
@@ -151,17 +152,17 @@ def summary(version: Version) -> str:
         ]
         for task in facts["tasks"]
     ]
-    return f"{head}\n\n{table(rows, right=range(1, 8))}\n\n{_matrix(facts)}"
+    return f"{head}\n\n{table(rows, right=range(1, 8))}\n\n{_matrix(facts, measured_rounds(version.record))}"
 
 
-def _matrix(facts: dict[str, Any]) -> str:
+def _matrix(facts: dict[str, Any], columns: list[int]) -> str:
     names = [task["name"] for task in facts["tasks"]]
-    rows = [["accuracy, %" if facts["kind"] == "classification" else "mean IoU, %", *names, ""]]
+    rows = [["accuracy, %" if facts["kind"] == "classification" else "mean IoU, %", *(names[on] for on in columns), ""]]
     for name, row, source in zip(names, facts["accuracy"], facts["accuracy_on"], strict=True):
-        cells = [percent(cell) for cell in row] + [""] * (len(names) - len(row))
+        cells = [percent(row[on]) if on < len(row) else "" for on in columns]
         told = _SOURCES[source] if any(cell is not None for cell in row) else "not measured"
         rows.append([f"after {name}", *cells, told])
-    return table(rows, right=range(1, len(names) + 1))
+    return table(rows, right=range(1, len(columns) + 1))
 
 
 def _some(names: list[str]) -> str:

@@ -69,6 +69,11 @@ class PictureStore(KeptPictures[Pictures]):
     def __getitem__(self, index: int) -> np.ndarray:
         return self._arrays(index)[0]
 
+    @property
+    def picture_sha256(self) -> tuple[str, ...]:
+        """Of each readable picture's bytes, as of a ``MaskStore``."""
+        return self.sha256
+
 
 def _look(picture: Picture, *, shorter: int, pixel_limit: int) -> Look:
     decoded = decode_with_sha256(picture, shorter=shorter, pixel_limit=pixel_limit)

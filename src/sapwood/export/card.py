@@ -8,6 +8,7 @@ from typing import Any
 
 from sapwood.export.options import Check, Format
 from sapwood.export.plain import Plain
+from sapwood.record import measured_rounds
 
 _MARKS = re.compile(r"([\\`*_{}\[\]<>|#~$])")
 _KNOWN_LICENCES = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0"})
@@ -112,17 +113,16 @@ def _rounds(record: Mapping[str, Any]) -> str:
 
 def _accuracy(record: Mapping[str, Any]) -> str:
     """The matrix, of which the cells that were measured are shown."""
-    names = [task["name"] for task in record["tasks"]]
+    names, columns = [task["name"] for task in record["tasks"]], measured_rounds(record)
     rows = []
     for name, row, source in zip(names, record["accuracy"], record["accuracy_on"], strict=True):
         if any(cell is not None for cell in row):
-            cells = ["–" if cell is None else f"{100 * cell:.1f}" for cell in row]
-            cells += [""] * (len(names) - len(cells))
+            cells = ["" if on >= len(row) else "–" if row[on] is None else f"{100 * row[on]:.1f}" for on in columns]
             rows.append((f"after {plain_text(name)}", *cells, _SOURCES.get(source, plain_text(source))))
     if not rows:
         return "Nothing was measured."
     what = "Accuracy" if record["kind"] == "classification" else "Mean IoU"
-    head = ["", *(plain_text(name) for name in names), "measured on"]
+    head = ["", *(plain_text(names[on]) for on in columns), "measured on"]
     return f"{what} on each round's classes, per cent; a dash where nothing was measured.\n\n{table(head, rows)}"
 
 
