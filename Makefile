@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-JOBS   ?= 2
+JOBS   ?= 3
 ARGS   ?=
 
 # States sync what they write, and tests write thousands: where memory has room for their files, that costs nothing.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from row_processes import Rows
 
 from sapwood.bench.budget import chosen_epochs, probe, with_epochs
 from sapwood.bench.plan import Plan
@@ -100,7 +101,7 @@ def bench(own: str, out: Path, *more: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_the_command_line(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], forked_rows: Rows) -> None:
     out = tmp_path / "out"
     assert bench(own, out, "--methods", "lora+lwf", "--budget-gmacs", "1e-9") == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from forking import fork_command
 from row_processes import Rows
 
 from sapwood.bench.plan import Plan
@@ -23,30 +24,37 @@ from .helpers import OFTEN, SLOW, TINY, Result, newest, rows_in, wait_for
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
 
-def test_a_bench_that_was_cut_short_gives_the_same_rows(own: str, bench: Callable[..., Result], tmp_path: Path) -> None:
+@pytest.fixture
+def undisturbed(bench: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bench of one slow row from its beginning to its end, made once."""
+    folder = tmp_path_factory.getbasetemp() / "undisturbed-bench"
+    if not folder.exists():
+        assert bench(folder, *SLOW, *OFTEN).code == 0
+    return folder
+
+
+def test_a_bench_that_was_cut_short_gives_the_same_rows(
+    own: str, bench: Callable[..., Result], undisturbed: Path, tmp_path: Path
+) -> None:
     """Asked to stop in one round, killed in the next look at it, and gone on with."""
-    assert bench(tmp_path / "whole", *SLOW, *OFTEN).code == 0
     broken = tmp_path / "broken"
-    command = [sys.executable, "-m", "sapwood", "bench", own, "--out", str(broken), *TINY, *SLOW, *OFTEN]
     checkpoints = broken / "rows/seq-lora-random-seed0.work/state/training"
     for number, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-            before = newest(checkpoints)
-            wait_for(lambda before=before, process=process: newest(checkpoints) > before or process.poll() is not None)
-            assert process.poll() is None, "it ended before that"
-            if number == signal.SIGKILL:
-                os.killpg(process.pid, number)
-            else:
-                process.send_signal(number)  # to the bench alone, which passes it on
-            _, said = process.communicate(timeout=120)
-        assert process.returncode == code, said
+        before = newest(checkpoints)
+        with (tmp_path / "said").open("wb") as errors:
+            process = fork_command("bench", own, "--out", broken, *TINY, *SLOW, *OFTEN, stderr=errors.fileno())
+        wait_for(lambda before=before, process=process: newest(checkpoints) > before or process.poll() is not None)
+        assert process.poll() is None, "it ended before that"
+        process.send_signal(number)  # to the bench alone, which passes it on, or is gone
+        ended, said = process.wait(), (tmp_path / "said").read_text()
+        assert ended == code, said
         assert rows_in(broken) == {}
         if number == signal.SIGTERM:
             last = "error: stopped; finished rows are kept, the same command goes on with the others"
             assert said.splitlines()[-1] == last
     assert bench(broken, *SLOW, *OFTEN).code == 0
-    assert rows_in(broken) == rows_in(tmp_path / "whole") != {}
-    for out, whole in ((tmp_path / "whole", True), (broken, False)):
+    assert rows_in(broken) == rows_in(undisturbed) != {}
+    for out, whole in ((undisturbed, True), (broken, False)):
         (row,) = json.loads((out / "results.json").read_text())
         assert (row["timing_valid"], row["resumed"]) == (whole, not whole)
 
@@ -109,13 +117,15 @@ def test_a_row_that_fails_leaves_the_others(bench: Callable[..., Result], tmp_pa
     assert "| ncm " in (out / "table.md").read_text()
 
 
-def test_what_failed_is_tried_again(own: str, bench: Callable[..., Result], forked_rows: Rows, tmp_path: Path) -> None:
+def test_what_failed_is_tried_again(
+    own: str, bench: Callable[..., Result], undisturbed: Path, forked_rows: Rows, tmp_path: Path
+) -> None:
     """From its checkpoint; a row that the user has to mend is not."""
     out = tmp_path / "out"
 
     def kill_one() -> None:
         wait_for(lambda: newest(out / "rows/seq-lora-random-seed0.work/state/training"))
-        psutil.Process(forked_rows.begun[0].pid).kill()
+        psutil.Process(forked_rows.begun[-1].pid).kill()
 
     with ThreadPoolExecutor() as threads:
         killing = threads.submit(kill_one)
@@ -125,8 +135,7 @@ def test_what_failed_is_tried_again(own: str, bench: Callable[..., Result], fork
     again = "row seq-lora-random-seed0 failed: killed by signal 9"
     (line,) = (line for line in done.err.splitlines() if line.startswith(again))
     assert line.endswith("; trying again (1 of 1)")
-    assert bench(tmp_path / "whole", *SLOW, *OFTEN).code == 0
-    assert rows_in(out) == rows_in(tmp_path / "whole")
+    assert rows_in(out) == rows_in(undisturbed)
 
     wild = (*SLOW, "--lr", "1e30", "--set", "training.optimizer=sgd", "--set", "training.warmup=0")
     done = bench(tmp_path / "wild", *wild, "--retries", "2")
@@ -209,20 +218,20 @@ def test_a_method_of_another_package_is_benched(own: str, tmp_path: Path) -> Non
     assert (row["method"], row["parts"]["head"]) == ("quiet", "cosine")
 
 
-def test_what_could_not_be_a_bench_leaves_nothing(own: str, command: Callable[..., Result], tmp_path: Path) -> None:
+def test_what_could_not_be_a_bench_leaves_nothing(bench: Callable[..., Result], tmp_path: Path) -> None:
     """A size that does not fit is said at once, and a folder in which nothing was learned may be used with another."""
     options = ("--methods", "ncm", "--seeds", "1", "--no-controls")
     out = tmp_path / "out"
-    refused = command(out, *options, "--image-size", "30")
+    refused = bench(out, *options, "--image-size", "30")
     assert refused.code == 2
     assert "30" in refused.err.splitlines()[-1]
     assert not out.exists()
     out.mkdir()
     (out / "bench.json").write_text('{"image_size": 80}')
-    assert command(out, *options).code == 0
+    assert bench(out, *options).code == 0
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "bee.jpg").write_bytes(b"")
-    refused = command(photos, *options)
+    refused = bench(photos, *options)
     assert (refused.code, list(photos.iterdir())) == (2, [photos / "bee.jpg"])
     assert f"--out {photos} holds other things; name a folder that is new, empty or a bench's" in refused.err

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forking import fork_command
 
 import sapwood
 from sapwood.cli import main
@@ -115,18 +116,18 @@ def test_a_stopped_command_goes_on_where_it_was(
     sapwood: Run, tmp_path: Path, world: World, undisturbed: dict[str, bytes], number: int
 ) -> None:
     state = tmp_path / "stopped"
-    with subprocess.Popen(
-        command("learn", state, world.first, *SLOW), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-    ) as process:
-        until = time.monotonic() + 60
-        while not (state / "training" / "plan.json").exists():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        time.sleep(0.2)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    said = tmp_path / "said"
+    with said.open("wb") as file:
+        process = fork_command("learn", state, world.first, *SLOW, stderr=file.fileno())
+    until = time.monotonic() + 60
+    while not (state / "training" / "plan.json").exists():
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(number)
+    code, errors = process.wait(), said.read_text()
+    assert code == 130, errors
     assert errors.splitlines()[-1].startswith("error: stopped; the state is unchanged")
     assert sapwood("show", state, "--json").json["tasks"] == []
 

@@ -4,82 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import pytest
-
-
-class Row:
-    """What the pool needs of a ``subprocess.Popen``."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.returncode: int | None = None
-
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            number, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if number else None
-        return self.returncode
-
-    def wait(self) -> None:
-        while self.poll() is None:
-            time.sleep(0.05)
-
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
+from forking import Forked, fork
 
 
 class Rows:
     """Those that were started, the latest last."""
 
     def __init__(self) -> None:
-        self.begun: list[Row] = []
+        self.begun: list[Forked] = []
 
-    def start(self, command: Sequence[str], stdout: BinaryIO, **_: Any) -> Row:
+    def start(self, command: Sequence[str], stdout: BinaryIO, **_: Any) -> Forked:
         """In place of ``subprocess.Popen``: the row that the command is for, its output in the same log."""
         assert list(command[:-1]) == [sys.executable, "-m", "sapwood.bench.worker"]
-        import sapwood.bench.worker  # noqa: F401  (once for all rows)
+        from sapwood.bench import worker  # once for all rows
 
-        if not (number := os.fork()):
-            _run(json.loads(command[-1]), stdout)
-        self.begun.append(Row(number))
+        spec = json.loads(command[-1])
+        with open(stdout.name, "ab") as log:
+            self.begun.append(fork(lambda: worker.main(spec), log.fileno(), log.fileno()))
         return self.begun[-1]
-
-
-def _run(spec: dict[str, Any], log: BinaryIO) -> NoReturn:
-    code = 1
-    try:
-        os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
-        with open(log.name, "ab") as stream:
-            os.dup2(stream.fileno(), 1)
-            os.dup2(stream.fileno(), 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # not what pytest looks at
-
-        from accelerate.state import AcceleratorState
-
-        from sapwood.bench import worker
-
-        AcceleratorState._reset_state(reset_partial_state=True)  # of the tests' process
-        code = worker.main(spec)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 @pytest.fixture
