@@ -70,13 +70,13 @@ def _flat(method: str) -> list[Claim]:
         Claim(
             f"training step after 100 rounds / after one, `{method}` (ViT-S, 84 px, batch 8, synthetic rounds)",
             "tasks",
-            lambda found: last(found[method]["rounds"])["step_over_first"],
+            lambda found: last(found["methods"][method]["rounds"])["step_over_first"],
             1.05,
         ),
         Claim(
             f"merged inference after 100 rounds / the bare backbone, `{method}`",
             "tasks",
-            lambda found: last(found[method]["rounds"])["merged_over_bare"],
+            lambda found: last(found["methods"][method]["rounds"])["merged_over_bare"],
             1.02,
         ),
     ]
@@ -86,7 +86,7 @@ def _grown(method: str) -> Claim:
     return Claim(
         f"training step after 50 rounds / after one, `{method}`, which grows",
         "growing",
-        lambda found: last(found[method]["rounds"])["step_over_first"],
+        lambda found: last(found["methods"][method]["rounds"])["step_over_first"],
     )
 
 
@@ -185,7 +185,7 @@ CLAIMS = (
     Claim(
         "step of `inflora` in round 10 / of `seq-lora`",
         "tasks",
-        lambda found: found["inflora"]["rounds"]["10"]["step_over_reference"],
+        lambda found: found["methods"]["inflora"]["rounds"]["10"]["step_over_reference"],
         1,
     ),
     *(_grown(method) for method in ("o-lora", "sd-lora", "dual-lora", "color")),

@@ -48,7 +48,7 @@ class MadeUp:
         return len(self.targets)
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
-        rows = torch.arange(len(self))[index]
+        rows = torch.arange(*index.indices(len(self))) if isinstance(index, slice) else index
         signs = 1 - 2 * ((rows * 40503 + self.seed) % 97 % 2)
         noise = self.noise[(rows * 2654435761 + self.seed) % len(self.noise)] * signs[:, None]
         return self.means[self.targets[rows]] + 3 * noise

@@ -15,6 +15,8 @@ from torch import Tensor
 BLOCK = 4096
 """Rows that are looked at together where memory is not to grow with their number."""
 
+_LOGITS = 2**18
+
 
 def exact(x: Tensor) -> Tensor:
     """The tensor in float64, on its CUDA device or else on the CPU (Apple's GPUs have no float64)."""
@@ -243,18 +245,25 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float | None:
     """
     logits = exact(logits)
     target = target.to(logits.device).unsqueeze(1)
-    possible = logits > -math.inf
-    useful = possible.gather(1, target).squeeze(1)
-    logits, target, possible = logits[useful], target[useful], possible[useful]
-    others = possible.sum(1, keepdim=True).to(logits) - 1
-    if not others.any():
+    true, left = logits.gather(1, target).squeeze(1), (logits > -math.inf).sum(1)
+    useful = true > -math.inf
+    rest = 1 / (int(useful.sum()) + 2)
+    useful &= left > 1  # a class that is left alone is certain at any T
+    if not useful.any():
         return None
-    rest = 1 / (len(logits) + 2)
-    share = (rest / others).where(possible, 0.0).scatter_(1, target, 1 - rest)
+    if not useful.all():
+        logits, true, left = logits[useful], true[useful], left[useful]
+    top, rows = logits.amax(1, keepdim=True), max(1, _LOGITS // logits.shape[1])
+    parts = list(zip(logits.split(rows), top.split(rows), strict=True))  # so that nothing as large as all is made
+    below = torch.cat([(part - high).where(part > -math.inf, 0.0).sum(1) for part, high in parts])
+    true = true - top.squeeze(1)
+    # A true class has the share 1 - rest, others rest / (left - 1): the loss is logsumexp(logits / T) - expected / T.
+    expected = float(((1 - rest) * true + rest * (below - true) / (left - 1)).mean())
 
     def loss(log_temperature: float) -> float:
-        likelihood = F.log_softmax(logits / math.exp(log_temperature), dim=1).masked_fill(~possible, 0)
-        return float(-(share * likelihood).sum(1).mean())
+        temperature = math.exp(log_temperature)
+        total = sum(float(torch.logsumexp((part - high) / temperature, dim=1).sum()) for part, high in parts)
+        return total / len(logits) - expected / temperature
 
     ratio = (math.sqrt(5) - 1) / 2
     low, high = math.log(1e-4), math.log(1e4)

@@ -68,12 +68,15 @@ def asked(count: int, classes: int) -> Tensor:
 def answers(data: Expanded, logits: Callable[[Tensor], Tensor], classes: int) -> tuple[float, Features]:
     """Share of pictures whose highest logit is their class; logits [m, K] and classes of those that are ``asked``."""
     right, first, wanted = 0, 0, asked(len(data), classes)
-    found, labels = [], []
+    found, labels = torch.empty(0), torch.empty(0)
     for h, y in data:
         said = logits(h)
         right += int((said.argmax(1) == y).sum())
-        here = wanted[(wanted >= first) & (wanted < first + len(y))] - first
-        found.append(said if len(here) == len(y) else said[here.to(said.device)])
-        labels.append(y if len(here) == len(y) else y[here.to(y.device)])
+        if not first:
+            found, labels = said.new_empty(len(wanted), said.shape[1]), y.new_empty(len(wanted))
+        here = (wanted >= first) & (wanted < first + len(y))
+        places = here.nonzero().flatten().to(said.device)
+        chosen = (wanted[here] - first).to(said.device)
+        found[places], labels[places.to(y.device)] = said[chosen], y[chosen.to(y.device)]
         first += len(y)
-    return right / max(first, 1), Features(torch.cat(found), torch.cat(labels))
+    return right / max(first, 1), Features(found, labels)
