@@ -51,7 +51,7 @@ _LONG = (
     "masks/test_resume.py",
     "state/test_interruptions.py",
     "bench/test_budget.py",
-    "cli/test_masks.py",
+    "cli/test_street_scenes.py",
     "test_benchmarks.py",
 )
 
