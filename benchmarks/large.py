@@ -1,11 +1,13 @@
 """Learning from large folders: what grows with the number of pictures, and what a head of many classes takes.
 
-    python benchmarks/large.py [--features 10000,100000,400000] [--dim 384] [--rows 1000000] [--classes 10000] [--json]
+    python benchmarks/large.py [--features 10000,100000,400000] [--turns 3] [--dim 384] [--rows 1000000]
+                               [--classes 10000] [--json]
 
 Three claims, each in a process of its own, whose largest resident size is what it took: (a) the ridge and prototype
 heads learn from made-up features that are handed over in blocks, in 100 classes; the ratio of the peaks says what grows
-with their number; (b) a CSV of so many rows is read; (c) a ridge head of so many classes is fitted on ten pictures of
-each, solved, and asked. The peak counts from before the features are made, with the libraries loaded.
+with their number, medians over turns in which each number has a process of its own; (b) a CSV of so many rows is read;
+(c) a ridge head of so many classes is fitted on ten pictures of each, solved, and asked. The peak counts from before
+the features are made, with the libraries loaded.
 """
 
 from __future__ import annotations
@@ -112,12 +114,26 @@ def apart(*words: object) -> dict[str, float]:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
+def growth(name: str, counts: list[int], turns: int, dim: int) -> dict[str, Any]:
+    """What a head takes for so many features: a row a count, and the ratios of its peak to that of the first."""
+    found = [[apart(name, count, FEW, dim) for count in counts] for _ in range(turns)]
+    rows, ratios, ranges = {}, [], []
+    for place, count in enumerate(counts):
+        runs = [turn[place] for turn in found]
+        rows[str(count)] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        over = [turn[place]["peak"] / turn[0]["peak"] for turn in found]
+        ratios.append(statistics.median(over))
+        ranges.append([min(over), max(over)])
+    return {"rows": rows, "ratios": ratios, "ranges": ranges}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--features", type=lambda text: list(map(int, text.split(","))), default=[10**4, 10**5, 4 * 10**5]
     )
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--classes", type=int, default=10_000)
@@ -131,11 +147,8 @@ def main() -> None:
             found = read(int(rest[0]), Path(name)) if what == "read" else fit(what, *map(int, rest))
         sys.stdout.write(json.dumps(found))
         return
-    result: dict[str, Any] = {"heads": {}}
-    for name in ("ridge", "prototype"):
-        rows = {str(count): apart(name, count, FEW, options.dim) for count in options.features}
-        ratios = [rows[str(count)]["peak"] / rows[str(options.features[0])]["peak"] for count in options.features]
-        result["heads"][name] = {"rows": rows, "ratios": ratios}
+    heads = {name: growth(name, options.features, options.turns, options.dim) for name in ("ridge", "prototype")}
+    result: dict[str, Any] = {"heads": heads}
     result["manifest"] = apart("read", options.rows)
     result["classes"] = apart("ridge", 10 * options.classes, options.classes, options.dim)
     if options.json:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 4096
+BLOCK = 2048
 """Rows that are looked at together where memory is not to grow with their number."""
 
 _LOGITS = 2**18
