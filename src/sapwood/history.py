@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -18,8 +18,9 @@ from sapwood.costs import seconds_per_picture, stored_bytes
 from sapwood.kinds import KINDS, Round
 from sapwood.network import Network
 from sapwood.objectives.base import Objective
-from sapwood.probes import PIXELS, ROWS, Probe, probe_files
-from sapwood.record import FEATURES, PICTURES, as_json_lines, next_class_id
+from sapwood.preparation import Prepared
+from sapwood.probes import PIXELS, ROWS, probe_files
+from sapwood.record import FEATURES, PICTURES, as_json_lines, measured_pictures, next_class_id
 from sapwood.settings import TrainingConfig, plain
 from sapwood.state import State
 
@@ -31,24 +32,19 @@ def commit_round(
     state: State,
     network: Network,
     objective: Objective,
-    round_: Round,
-    config: TrainingConfig,
+    prepared: Prepared,
     learned: Mapping[str, Any],
     confusion: Tensor | None,
-    source: str = "test",
-    probes: Sequence[Probe] = (),
-    keep_probe: int = 0,
 ) -> None:
     """Write what a round left behind and make it the current version.
 
     Args:
-        state, network, objective, round_, config: as they are after the round.
+        state, network, objective: as they are after the round.
+        prepared: the round.
         learned: what ``learn_round`` gave.
         confusion: counts [K, K] on pictures to measure on, None without.
-        source: where those came from: ``test``, or ``probe``.
-        probes: pictures of this round that the state keeps to measure on.
-        keep_probe: how many of a class later rounds keep.
     """
+    round_, config, probes = prepared.round, prepared.config, prepared.probes
     tensors, parts = write_parts(network, objective, adapted=learned["adapted"])
     if (features := kept_features(network, config, learned)) is not None:
         tensors[FEATURES] = {"features": features}
@@ -61,7 +57,7 @@ def commit_round(
         "parts": parts,
         "declared_bytes": stored_bytes(tensors),
     }
-    record = after_round(state.version.record, round_, config, facts, confusion, network.device, source)
+    record = after_round(state.version.record, prepared, facts, confusion, network.device)
     if learned["adapted"]:  # what earlier rounds keep are features of another network
         record["files"] = {name: entry for name, entry in record["files"].items() if not name.endswith(f"/{FEATURES}")}
     files: dict[str, Any] = {f"{folder}/{name}": content for name, content in tensors.items()}
@@ -71,8 +67,8 @@ def commit_round(
         record["tasks"][-1]["probe_images"] = len(probes)
         rows, files[f"{folder}/{PIXELS}"] = probe_files(probes, record["classes"])
         files[f"{folder}/{ROWS}"] = as_json_lines(rows)
-    if keep_probe or "keep_probe" in record:
-        record["keep_probe"] = keep_probe
+    if prepared.keep_probe or "keep_probe" in record:
+        record["keep_probe"] = prepared.keep_probe
     state.commit(record, files, f"learn {round_.task.name}")
 
 
@@ -97,15 +93,13 @@ def manifest(round_: Round, record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def after_round(
     record: Mapping[str, Any],
-    round_: Round,
-    config: TrainingConfig,
+    prepared: Prepared,
     facts: Mapping[str, Any],
     confusion: Tensor | None,
     device: torch.device,
-    source: str = "test",
 ) -> dict[str, Any]:
     """The record after a round: its classes, its entry among the tasks, its row of the accuracy matrix."""
-    task = round_.task
+    round_, task, source = prepared.round, prepared.round.task, prepared.source
     entry = {
         "name": task.name,
         "folder": facts["folder"],
@@ -132,9 +126,11 @@ def after_round(
     }
     tasks = [*record["tasks"], entry]
     kind = KINDS[record["kind"]]
+    measured_on: list[str | None] = [None] * len(tasks)
     if confusion is not None:
         row = kind.cells(confusion, round_.names, tasks)
         entry["measured"] = kind.summary(confusion, round_.names, tasks)
+        measured_on = [*kind.measured_on(prepared.tests, tasks)]
     else:
         row, source = [None] * len(tasks), "validation"
         row[-1] = facts["validation_accuracy"]
@@ -142,29 +138,34 @@ def after_round(
     brought = [{"id": free + count, "name": name} for count, name in enumerate(round_.names[known:])]
     return {
         **record,
-        "settings": {**record["settings"], "training": plain(config)},
+        "settings": {**record["settings"], "training": plain(prepared.config)},
         "classes": [*record["classes"], *brought],
         "next_class_id": free + len(brought),
         "tasks": tasks,
         "accuracy": [*record["accuracy"], row],
         "accuracy_on": [*record["accuracy_on"], source],
+        "measured_on": [*measured_pictures(record), measured_on],
     }
 
 
-def after_measuring(record: Mapping[str, Any], names: tuple[str, ...], confusion: Tensor) -> dict[str, Any]:
+def after_measuring(record: Mapping[str, Any], names: tuple[str, ...], tests: Any, confusion: Tensor) -> dict[str, Any]:
     """The record with the last row of the matrix filled from a measurement; other cells of the row stay."""
-    row = list(record["accuracy"][-1])
+    row, measured_on = list(record["accuracy"][-1]), measured_pictures(record)
     if record["accuracy_on"][-1] != "test":
-        row = [None] * len(row)
+        row, measured_on[-1] = [None] * len(row), [None] * len(row)
     kind, tasks = KINDS[record["kind"]], list(record["tasks"])
-    for index, cell in enumerate(kind.cells(confusion, names, tasks)):
-        row[index] = row[index] if cell is None else cell
+    for index, (cell, pictures) in enumerate(
+        zip(kind.cells(confusion, names, tasks), kind.measured_on(tests, tasks), strict=True)
+    ):
+        if cell is not None:
+            row[index], measured_on[-1][index] = cell, pictures
     tasks[-1] = {**tasks[-1], "measured": kind.summary(confusion, names, tasks)}
     return {
         **record,
         "tasks": tasks,
         "accuracy": [*record["accuracy"][:-1], row],
         "accuracy_on": [*record["accuracy_on"][:-1], "test"],
+        "measured_on": measured_on,
     }
 
 

@@ -203,8 +203,7 @@ class Learner:
             if acceptance is not None and (refusal := acceptance.refusal(confusion)):
                 world.first(checkpoints.clear)
                 raise refusal
-            kept = (prepared.source, prepared.probes, prepared.keep_probe)
-            world.first(lambda: commit_round(self.state, network, objective, round_, config, learned, confusion, *kept))
+            world.first(lambda: commit_round(self.state, network, objective, prepared, learned, confusion))
             world.first(checkpoints.clear)
             self.state.refresh()
         self._parts = (network, objective)

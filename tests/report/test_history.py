@@ -56,6 +56,37 @@ def test_as_json(state: Any) -> None:
     assert all(isinstance(value, str) for value in said["costs"].values())
 
 
+def test_no_fall_is_said_between_different_pictures(tmp_path: Path) -> None:
+    from sapwood.cli.showing import summary
+    from sapwood.learner import Learner
+
+    learner = Learner.create(tmp_path / "state", backbone="random:dinov2-tiny", method="ncm")
+
+    def pairs(names: str, count: int, seed: int = 0) -> list[tuple[Any, str]]:
+        return [(shade(name, index, seed), name) for name in names for index in range(count)]
+
+    def falls() -> tuple[float | None, float | None]:
+        numbers = read_history(learner.record).numbers
+        return numbers["forgetting"], numbers["backward transfer"]
+
+    learner.learn(pairs("ab", 6), task="one", test=pairs("ab", 3, 1))
+    learner.learn(pairs("cd", 6), task="two", test=[*pairs("dc", 5, 1), *reversed(pairs("ab", 3, 1))])
+    assert None not in falls(), "the same pictures of the first classes, in another order"
+    assert not read_history(learner.record).remark
+
+    learner.evaluate(pairs("ab", 4, 3), record=True)
+    assert falls() == (None, None)
+    remark = read_history(learner.record).remark
+    assert remark.endswith("not to be compared: one.")
+    assert read_history(learner.record).numbers["average incremental accuracy"] is not None
+    assert remark in summary(learner.state.version)
+    assert gather(learner).before == {}
+
+    learner.evaluate(pairs("abcd", 3, 1), record=True)
+    assert None not in falls()
+    assert not read_history(learner.record).remark
+
+
 def test_of_a_state_that_learned_nothing(tmp_path: Path) -> None:
     from sapwood.learner import Learner
 

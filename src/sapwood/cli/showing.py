@@ -14,7 +14,7 @@ from sapwood.cli.options import AsJson, SkipBad, StateFolder
 from sapwood.cli.screen import duration, listening, percent, print_json, shown_size, size, table
 from sapwood.data.names import shown
 from sapwood.errors import ConfigError
-from sapwood.record import measured_rounds
+from sapwood.record import columns_apart, measured_rounds
 
 if TYPE_CHECKING:
     from sapwood.report import ReportData
@@ -162,7 +162,8 @@ def _matrix(facts: dict[str, Any], columns: list[int]) -> str:
         cells = [percent(row[on]) if on < len(row) else "" for on in columns]
         told = _SOURCES[source] if any(cell is not None for cell in row) else "not measured"
         rows.append([f"after {name}", *cells, told])
-    return table(rows, right=range(1, len(columns) + 1))
+    found = table(rows, right=range(1, len(columns) + 1))
+    return "\n".join(filter(None, (found, columns_apart(facts["other_pictures"]))))
 
 
 def _some(names: list[str]) -> str:

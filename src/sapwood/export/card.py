@@ -8,7 +8,7 @@ from typing import Any
 
 from sapwood.export.options import Check, Format
 from sapwood.export.plain import Plain
-from sapwood.record import measured_rounds
+from sapwood.record import columns_apart, measured_rounds, other_pictures
 
 _MARKS = re.compile(r"([\\`*_{}\[\]<>|#~$])")
 _KNOWN_LICENCES = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0"})
@@ -123,7 +123,8 @@ def _accuracy(record: Mapping[str, Any]) -> str:
         return "Nothing was measured."
     what = "Accuracy" if record["kind"] == "classification" else "Mean IoU"
     head = ["", *(plain_text(names[on]) for on in columns), "measured on"]
-    return f"{what} on each round's classes, per cent; a dash where nothing was measured.\n\n{table(head, rows)}"
+    text = f"{what} on each round's classes, per cent; a dash where nothing was measured.\n\n{table(head, rows)}"
+    return "\n\n".join(filter(None, (text, plain_text(columns_apart(other_pictures(record))))))
 
 
 def _checked(facts: Mapping[str, Any], check: Check) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -233,6 +233,10 @@ class Kind(ABC):
     def cells(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """One fraction a round, over its classes; None where they were not among the tests."""
 
+    def measured_on(self, tests: Any, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+        """One name a round for the pictures that its cell is measured on; cells of the same name may be compared."""
+        return [name_of(tests.sha256)] * len(tasks)
+
     @abstractmethod
     def summary(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The headline fractions, as the state keeps them for a round; None where nothing was measured."""
@@ -264,3 +268,12 @@ class Kind(ABC):
 def digest_of(rows: Sequence[Mapping[str, Any]]) -> str:
     """sha256 over rows of a manifest."""
     return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def name_of(pictures: Iterable[str]) -> str:
+    """A short name for a set of pictures, whatever their order.
+
+    >>> name_of(["b2", "a1"]) == name_of(["a1", "b2"]) != name_of(["a1"])
+    True
+    """
+    return hashlib.sha256(" ".join(sorted(pictures)).encode()).hexdigest()[:16]

@@ -33,7 +33,7 @@ from sapwood.evaluation import (
 )
 from sapwood.feeds import Feed, PictureFeed, owned
 from sapwood.functional.confusion import row_sums
-from sapwood.kinds.base import Kind, Round, Size
+from sapwood.kinds.base import Kind, Round, Size, name_of
 from sapwood.network import Network
 from sapwood.probes import Probe, Shown, as_png
 from sapwood.progress import Progress
@@ -233,6 +233,11 @@ class Classification(Kind):
     def cells(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """Accuracy on each round's classes."""
         return task_cells(confusion, names, tasks)
+
+    def measured_on(self, tests: PictureStore, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Of each round the pictures of its classes; others may come and go."""
+        pairs = list(zip(tests.sha256, tests.pictures.labels, strict=True))
+        return [name_of(sha256 for sha256, label in pairs if label in task["annotated"]) for task in tasks]
 
     def summary(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Accuracy over all pictures, and of each class that is among them, with the number of its pictures."""

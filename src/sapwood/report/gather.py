@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sapwood.data.legend import BACKGROUND
 from sapwood.data.masks import MaskedPictures
 from sapwood.progress import Progress
+from sapwood.record import compares
 from sapwood.report.content import ReportData
 from sapwood.report.history import read_history
 from sapwood.report.routes import read_routes
@@ -75,15 +76,16 @@ def gather(
 def _classes(record: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of single classes after the last round, and after the nearest round before it.
 
-    Of rounds that were measured on pictures of another kind (given, or kept by the state) nothing can be compared.
+    Of rounds that were measured on other pictures (given, or kept by the state) nothing can be compared.
     """
     rounds = list(zip(record["tasks"], record["accuracy_on"], strict=True))
     if not rounds or not (measured := rounds[-1][0].get("measured", {})).get("per_class"):
         return {}
     found = {"per_class": measured["per_class"], "counts": measured.get("counts", {})}
     found["counted"] = "pixels" if record["kind"] == "segmentation" else "pictures"
-    for task, source in reversed(rounds[:-1]):
-        if (before := task.get("measured", {})).get("per_class") and source == rounds[-1][1]:
+    for after, (task, source) in reversed(list(enumerate(rounds[:-1]))):
+        same = source == rounds[-1][1] and all(compares(record, after, on) for on in range(after + 1))
+        if same and (before := task.get("measured", {})).get("per_class"):
             earlier = {"before": before["per_class"], "counts_before": before.get("counts", {})}
             return {**found, **earlier, "before_round": task["name"]}
     return found

@@ -11,6 +11,7 @@ from typing import Any
 
 from sapwood.functional import metrics
 from sapwood.kinds import KINDS
+from sapwood.record import columns_apart, compares, other_pictures
 from sapwood.report.content import ReportTask, seen
 from sapwood.report.markup import amount, duration, size
 
@@ -64,7 +65,7 @@ def read_history(record: Mapping[str, Any]) -> History:
     masks = record["kind"] == "segmentation"
     pairs = zip(record["tasks"], record["accuracy_on"], strict=True)
     tasks = tuple(_task(task, masks, source, record["files"]) for task, source in pairs)
-    numbers = _numbers(_NUMBERS[record["kind"]], _tested(record), [len(task.classes) for task in tasks])
+    numbers = _numbers(record, [len(task.classes) for task in tasks])
     if tasks and "miou" in (measured := record["tasks"][-1].get("measured", {})):
         numbers["with the background"] = measured["miou"]
     measure = KINDS[record["kind"]].measure
@@ -73,7 +74,7 @@ def read_history(record: Mapping[str, Any]) -> History:
         tasks=tasks,
         accuracy=tuple(tuple(row) for row in record["accuracy"]),
         numbers=numbers,
-        remark=_REMARK if masks else "",
+        remark=" ".join(filter(None, (_REMARK if masks else "", columns_apart(other_pictures(record))))),
         costs=_costs(record),
     )
 
@@ -105,19 +106,21 @@ def _tested(record: Mapping[str, Any]) -> list[list[float | None]]:
     return [list(row) if source == kind else [None] * len(row) for row, source in rows]
 
 
-def _numbers(
-    names: Sequence[str], rows: Sequence[Sequence[float | None]], weights: Sequence[int]
-) -> dict[str, float | None]:
-    """The field's measures as far as the cells they need were measured."""
-    matrix, weights = _continued(rows, weights)
+def _numbers(record: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, float | None]:
+    """The field's measures as far as the cells they need were measured; falls, where that was on the same pictures."""
+    rows, names = _tested(record), _NUMBERS[record["kind"]]
+    same = [
+        [cell if compares(record, after, on) else None for on, cell in enumerate(row)] for after, row in enumerate(rows)
+    ]
+    (matrix, weights), (fallen, _) = _continued(rows, sizes), _continued(same, sizes)
     measures: list[Callable[[], float]] = []
     if matrix:
         measures.append(lambda: metrics.last_accuracy(matrix, weights))
     if len(matrix) > 1:  # of a single round there is nothing to forget
         measures += [
             lambda: metrics.average_incremental_accuracy(matrix, weights),
-            lambda: metrics.forgetting(matrix),
-            lambda: metrics.backward_transfer(matrix),
+            lambda: metrics.forgetting(fallen),
+            lambda: metrics.backward_transfer(fallen),
         ]
     return {name: _or_none(measure) for name, measure in zip(names, measures, strict=False)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sapwood.record import other_pictures
 from sapwood.state.records import Version
 
 
@@ -40,6 +41,7 @@ def describe(version: Version, half_learned: str | None = None) -> dict[str, Any
         "half_learned": half_learned,
         "accuracy": record["accuracy"],
         "accuracy_on": record["accuracy_on"],
+        "other_pictures": other_pictures(record),
         "probe": {
             "images": sum(task.get("probe_images", 0) for task in record["tasks"]),
             "bytes": sum(entry["bytes"] for name, entry in record["files"].items() if "/probe." in name),
