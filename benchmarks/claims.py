@@ -30,7 +30,10 @@ Numbers = list[float]
 
 @dataclass(frozen=True)
 class Claim:
-    """A line of the page: ``value`` finds the numbers (their median counts) in what the run gave."""
+    """A line of the page: ``value`` finds the numbers (their median counts) in what the run gave.
+
+    ``hardware`` is a key of ``page.machine`` without which the numbers were emulated.
+    """
 
     what: str
     run: str
@@ -38,6 +41,7 @@ class Claim:
     target: float | None = None
     least: bool = False
     unit: str = ""
+    hardware: str = ""
 
     def shown(self, found: Any) -> str:
         """The median, smallest and largest, and whether the target was missed."""
@@ -129,6 +133,7 @@ CLAIMS = (
         "step-bf16",
         lambda found: ranged(found["bf16"], "step_over_two_forwards"),
         1.08,
+        hardware="bf16",
     ),
     Claim(
         "the same through PEFT under autocast / ours, bf16",
@@ -136,6 +141,7 @@ CLAIMS = (
         lambda found: ranged(found["bf16"], "peft_step_over_ours"),
         1.4,
         True,
+        hardware="bf16",
     ),
     Claim(
         "training step of `seq-lora` / two frozen forwards, ViT-B, 224 px, batch 8, fp32",

@@ -75,6 +75,8 @@ def page() -> str:
     for claim in CLAIMS:
         run = runs.get(claim.run)
         shown = "not measured yet" if run is None else claim.shown(run["found"])
+        if run is not None and claim.hardware and not run["machine"][claim.hardware]:
+            shown += f"; emulated, which says nothing of processors with {claim.hardware} instructions"
         lines.append(f"| {claim.what} | {claim.wanted()} | {shown} | `python benchmarks/{RUNS[claim.run]}` |")
     return "\n".join(lines) + "\n"
 

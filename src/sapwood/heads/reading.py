@@ -11,7 +11,7 @@ from torch import Tensor
 from sapwood.data.rows import BLOCK, Rows, blocks, evenly, joined
 from sapwood.heads.tensors import Features
 
-_MOST_LOGITS = 2**21
+_MOST_LOGITS = 2**20
 _LEAST_PICTURES = 200
 
 
@@ -61,7 +61,7 @@ class Expanded:
 
 
 def asked(count: int, classes: int) -> Tensor:
-    """Indices of the pictures that a temperature is chosen on: all, or as many, evenly, as give 2 million logits."""
+    """Indices of the pictures that a temperature is chosen on: all, or as many, evenly, as give a million logits."""
     return evenly(count, max(_LEAST_PICTURES, _MOST_LOGITS // max(classes, 1)))
 
 
