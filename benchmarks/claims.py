@@ -17,6 +17,7 @@ RUNS = {
     "objectives": "objectives.py",
     "losses": "losses.py",
     "tasks": "tasks.py --methods clora,c-lora,inflora --tasks 1,10,100",
+    "inflora": "tasks.py --methods inflora --tasks 10 --turns 61",
     "growing": "tasks.py --methods o-lora,sd-lora,dual-lora,color --turns 7",
     "hundred": "hundred.py",
     "prefix": "prefix.py",
@@ -190,7 +191,7 @@ CLAIMS = (
     *(claim for method in ("clora", "c-lora", "inflora") for claim in _flat(method)),
     Claim(
         "step of `inflora` in round 10 / of `seq-lora`",
-        "tasks",
+        "inflora",
         lambda found: found["methods"]["inflora"]["rounds"]["10"]["step_over_reference"],
         1,
     ),
