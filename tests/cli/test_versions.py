@@ -9,6 +9,7 @@ import pytest
 from sapwood.errors import StateError
 from sapwood.learner import Learner
 from sapwood.state import State
+from sapwood.state.training import base_of
 
 from .conftest import Run, World, tree
 
@@ -71,6 +72,22 @@ def test_versions_as_json_and_for_people(sapwood: Run, world: World) -> None:
     text = sapwood("show", world.state, "--versions").out
     assert [line.split()[0] for line in text.splitlines() if "v000" in line and "  " in line][-1] == "*"
     assert text.count("*") == 1
+
+
+def test_going_back_and_pruning_as_json(sapwood: Run, world: World) -> None:
+    first, second, third = (version.id for version in State.open(world.state).versions())
+    back = sapwood("rollback", world.state, "--to", "v2", "--json")
+    fourth = State.open(world.state).version.id
+    assert (back.code, back.json) == (0, {"version": fourth, "before": third, "note": f"rollback to {second}"})
+    taken = sapwood("undo", world.state, "--json").json
+    fifth = State.open(world.state).version
+    assert taken == {"version": fifth.id, "before": fourth, "note": fifth.record["note"]}
+    State.open(world.state).training.begin({"task": "owls", "base": base_of(fifth.record["tasks"])})
+    dropped = sapwood("undo", world.state, "--json")
+    assert dropped.json == {"version": fifth.id, "before": fifth.id, "note": fifth.record["note"]}
+    assert "'owls'" in dropped.err
+    pruned = sapwood("prune", world.state, "--keep", "2", "--json").json
+    assert pruned == {"version": fifth.id, "removed": [first, second, third], "versions": [fourth, fifth.id]}
 
 
 def test_a_learner_whose_version_was_pruned_goes_on_with_the_one_that_is_current(world: World) -> None:
