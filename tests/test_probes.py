@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -20,7 +21,7 @@ from sapwood.learner import Learner
 from sapwood.preparation import prepare_round
 from sapwood.probes import kept_bytes, read_probes, remove_probes
 from sapwood.progress import Progress
-from sapwood.repair import list_classes, merge_classes, remove_class, rename_class
+from sapwood.repair import list_classes, merge_classes, relabel, remove_class, rename_class
 
 Folders = Callable[..., Path]
 TINY = {"backbone": "random:dinov2-tiny", "method": "ncm", "image_size": 28}
@@ -125,6 +126,22 @@ def test_what_is_kept_stays_out_of_later_rounds(learner: Learner, first: Path, p
             shutil.copy(picture.name, only)
     with pytest.raises(DataError, match="all 4 pictures are kept by"):
         learner.learn(only.parent, task="nothing")
+
+
+def test_a_kept_picture_of_another_class_is_named(learner: Learner, first: Path, picture_folder: Folders) -> None:
+    kept = {probe.sha256 for probe in read_probes(learner.state)}
+    file = next(
+        file for file in sorted((first / "ant").iterdir()) if hashlib.sha256(file.read_bytes()).hexdigest() in kept
+    )
+    again = picture_folder({"bee": 6}, name="again", seed=7, size=40)
+    shutil.copy(file, again / "bee" / "moved.png")
+    remarks = learner.announce(again).remarks
+    assert any(
+        "kept to measure on as another class" in line and "moved.png as 'ant', now 'bee'; if" in line
+        for line in remarks
+    )
+    with pytest.raises(DataError, match=r"kept to measure on, as 'ant'; `sapwood probe .* --remove`"):
+        relabel(learner.state, [file], "bee")
 
 
 def test_the_same_pictures_give_the_same_choice(tmp_path: Path, learner: Learner, first: Path) -> None:

@@ -114,6 +114,31 @@ def test_repairs_are_not_undone_by_the_same_folder(learner: Learner, tmp_path: P
     assert again.record["tasks"][-1]["images"] == 11, "nothing is left of a class that was removed"
 
 
+def test_a_name_means_the_class_that_bears_it_today(learner: Learner, tmp_path: Path) -> None:
+    from sapwood.repair import rename_class
+
+    for old, new in (("ant", "x"), ("bee", "ant"), ("x", "bee")):
+        rename_class(Learner.open(learner.state.path).state, old, new)
+    swapped, listener = Learner.open(learner.state.path), Listener()
+    assert swapped.classes_ == ("bee", "ant")
+    said = swapped.announce([(tmp_path / "garden" / "ant" / "000.png", "ant")])
+    assert [(each.label, each.learned_as, each.left_out) for each in said.duplicates] == [("ant", "bee", False)]
+    swapped.learn([(tmp_path / "garden" / "ant" / "000.png", "ant")], task="to correct it", progress=listener)
+    assert any("was 'bee', now 'ant'; one of the two is wrong" in line for line in listener.lines)
+    with pytest.raises(DataError, match="all 1 pictures were learned before"):
+        swapped.learn([(tmp_path / "garden" / "ant" / "001.png", "bee")], task="as it is")
+
+
+def test_after_a_new_name_nothing_is_called_wrong(learner: Learner, tmp_path: Path, picture_folder: Folders) -> None:
+    from sapwood.repair import rename_class
+
+    whole, _ = grown(tmp_path, picture_folder)
+    rename_class(learner.state, "ant", "emmet")
+    lines = "\n".join(Learner.open(learner.state.path).announce(whole).lines())
+    assert "learned before, and left out" in lines
+    assert "one of the two is wrong" not in lines
+
+
 def test_a_picture_in_two_classes_is_learned_once_in_each(learner: Learner, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "garden" / "ant" / "003.png", tmp_path / "garden" / "bee" / "twice.png")
     learner.learn(tmp_path / "garden", task="two")

@@ -117,7 +117,7 @@ class Announcement:
             said.append(f"learned before, and left out: {_rounds(out)}; --relearn learns them again")
         if again:
             said.append(f"learned before, and learned again: {_rounds(again)}")
-        moved = [each for each in self.duplicates if each.learned_as not in (None, each.label)]
+        moved = [each for each in again if each.learned_as not in (None, each.label)]
         if moved:
             changes = _listed(f"{each.picture} was {each.learned_as!r}, now {each.label!r}" for each in moved)
             said.append(f"learned before as another class: {changes}; one of the two is wrong")

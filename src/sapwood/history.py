@@ -130,7 +130,8 @@ def after_round(
     if confusion is not None:
         row = kind.cells(confusion, round_.names, tasks)
         entry["measured"] = kind.summary(confusion, round_.names, tasks)
-        measured_on = [*kind.measured_on(prepared.tests, tasks)]
+        names = kind.measured_on(prepared.tests, tasks)
+        measured_on = [None if cell is None else name for cell, name in zip(row, names, strict=True)]
     else:
         row, source = [None] * len(tasks), "validation"
         row[-1] = facts["validation_accuracy"]
@@ -148,18 +149,20 @@ def after_round(
     }
 
 
-def after_measuring(record: Mapping[str, Any], names: tuple[str, ...], tests: Any, confusion: Tensor) -> dict[str, Any]:
+def after_measuring(
+    record: Mapping[str, Any], names: tuple[str, ...], tests: Any, confusion: Tensor, options: Any = None
+) -> dict[str, Any]:
     """The record with the last row of the matrix filled from a measurement; other cells of the row stay."""
-    row, measured_on = list(record["accuracy"][-1]), measured_pictures(record)
+    row, measured_on, tasks = list(record["accuracy"][-1]), measured_pictures(record), list(record["tasks"])
+    kind, before = KINDS[record["kind"]], tasks[-1].get("measured", {})
     if record["accuracy_on"][-1] != "test":
-        row, measured_on[-1] = [None] * len(row), [None] * len(row)
-    kind, tasks = KINDS[record["kind"]], list(record["tasks"])
+        row, measured_on[-1], before = [None] * len(row), [None] * len(row), {}
     for index, (cell, pictures) in enumerate(
-        zip(kind.cells(confusion, names, tasks), kind.measured_on(tests, tasks), strict=True)
+        zip(kind.cells(confusion, names, tasks), kind.measured_on(tests, tasks, options), strict=True)
     ):
         if cell is not None:
             row[index], measured_on[-1][index] = cell, pictures
-    tasks[-1] = {**tasks[-1], "measured": kind.summary(confusion, names, tasks)}
+    tasks[-1] = {**tasks[-1], "measured": _with_others(before, kind.summary(confusion, names, tasks), names)}
     return {
         **record,
         "tasks": tasks,
@@ -167,6 +170,18 @@ def after_measuring(record: Mapping[str, Any], names: tuple[str, ...], tests: An
         "accuracy_on": [*record["accuracy_on"][:-1], "test"],
         "measured_on": measured_on,
     }
+
+
+def _with_others(before: Mapping[str, Any], measured: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """A summary with the classes of an earlier one that it has not measured; then nothing is said over all."""
+    apart = ("per_class", "counts")
+    if before.get("per_class", {}).keys() <= measured["per_class"].keys():
+        return dict(measured)
+    found = {key: value if key in apart else None for key, value in measured.items()}
+    for key in apart:
+        both = {**before.get(key, {}), **measured[key]}
+        found[key] = {name: both[name] for name in names if name in both}
+    return found
 
 
 @cache

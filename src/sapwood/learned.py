@@ -96,7 +96,11 @@ def find_duplicates(
         DataError: nothing is left to learn from.
     """
     names: dict[int | None, str] = {entry["id"]: entry["name"] for entry in record["classes"]}
-    ever = {entry["id"]: (entry["name"], *entry.get("was", ())) for entry in record["classes"]}
+    today = set(names.values())  # a former name that another class bears now means that class
+    ever = {
+        entry["id"]: (entry["name"], *(name for name in entry.get("was", ()) if name not in today))
+        for entry in record["classes"]
+    }
     found = {}
     for index, (picture, sha256) in enumerate(zip(pictures, digests, strict=True)):
         if sha256 in earlier:

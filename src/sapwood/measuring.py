@@ -79,7 +79,7 @@ def measure(
     confusion, details = kind.outcomes(network, tests, names, size, progress, options)
     if record:
         with learner.state.writer():
-            learner.state.commit(after_measuring(facts, names, tests, confusion), {}, "evaluate --record")
+            learner.state.commit(after_measuring(facts, names, tests, confusion, options), {}, "evaluate --record")
             version = learner.state.version
     return replace(kind.evaluation(confusion, len(tests), facts, version.id, options), **details, **found)
 

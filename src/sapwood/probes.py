@@ -58,12 +58,14 @@ class Taken:
         new: those that the state will keep from now on.
         shown: how many of these show each class.
         again: how many it keeps already; they are not learned either.
+        apart: of those, pictures that it keeps under another class, ``(name, class now, class that is kept)``.
     """
 
     rest: Any
     new: Any
     shown: Mapping[str, int]
     again: int = 0
+    apart: tuple[tuple[str, str, str], ...] = ()
 
     def remarks(self) -> list[str]:
         """What a person should know of it."""
@@ -77,6 +79,13 @@ class Taken:
             )
         if self.again:
             said.append(f"{self.again} of the pictures are kept to measure on already, and are not learned")
+        if self.apart:
+            name, now, kept = self.apart[0]
+            more = f", and {len(self.apart) - 1} more" if len(self.apart) > 1 else ""
+            said.append(
+                f"kept to measure on as another class: {name} as {kept!r}, now {now!r}{more}; if the kept one is "
+                "wrong, `sapwood probe STATE --remove` lets go of all that is kept"
+            )
         return said
 
 
@@ -128,9 +137,14 @@ def take_probes(store: Any, shown: Sequence[Shown], count: int, state: State) ->
                 new.add(index)
                 taken.update(also)
     again = {index for index, each in enumerate(shown) if each.sha256 in held}
+    apart: tuple[tuple[str, str, str], ...] = ()
+    if state.version.record["kind"] == "classification":  # masks may label other classes every time
+        told = {each.sha256: each.classes for each in kept}
+        others = [index for index in sorted(again) if shown[index].classes != told[shown[index].sha256]]
+        apart = tuple((store.pictures[n].name, shown[n].classes[0], told[shown[n].sha256][0]) for n in others)
     rest = [index for index in range(len(shown)) if index not in new | again]
     _check_rest(state, shown, rest)
-    return Taken(store.subset(rest), store.subset(sorted(new)), taken, len(again))
+    return Taken(store.subset(rest), store.subset(sorted(new)), taken, len(again), apart)
 
 
 def _check_rest(state: State, shown: Sequence[Shown], rest: Sequence[int]) -> None:

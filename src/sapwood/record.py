@@ -26,32 +26,53 @@ def measured_rounds(record: Mapping[str, Any]) -> list[int]:
 def measured_pictures(record: Mapping[str, Any]) -> list[list[str | None]]:
     """For each cell of the matrix what names the pictures that it was measured on; None where that is not known.
 
+    >>> measured_pictures({"accuracy": [[0.9], [None, 0.75]], "measured_on": [["a"], ["b", "c"]]})
+    [['a'], [None, 'c']]
     >>> measured_pictures({"accuracy": [[0.9], [0.5, 0.75]]})
     [[None], [None, None]]
     """
-    unknown: list[list[str | None]] = [[None] * len(row) for row in record["accuracy"]]
-    return [list(row) for row in record.get("measured_on", unknown)]
+    cells, names = record["accuracy"], record.get("measured_on", [])
+    if [len(row) for row in names] != [len(row) for row in cells]:  # an earlier release has gone on with the state
+        names = [[None] * len(row) for row in cells]
+    return [
+        [None if cell is None else name for cell, name in zip(*rows, strict=True)]
+        for rows in zip(cells, names, strict=True)
+    ]
 
 
-def compares(record: Mapping[str, Any], after: int, on: int) -> bool:
-    """Whether a cell of the matrix and the last one of its column were measured on the same pictures, if that is known.
+def compares(record: Mapping[str, Any], after: int, on: int, with_row: int = -1) -> bool:
+    """Whether a cell of the matrix and that of another row were measured on the same pictures, if that is known.
 
     >>> record = {"accuracy": [[0.9], [0.5, 0.75]], "measured_on": [["a"], ["b", "c"]]}
     >>> [compares(record, *cell) for cell in ((0, 0), (1, 0), (1, 1))]
     [False, True, True]
     """
     names = measured_pictures(record)
-    return names[after][on] == names[-1][on] or None in (names[after][on], names[-1][on])
+    return names[after][on] == names[with_row][on] or None in (names[after][on], names[with_row][on])
+
+
+def breaks(record: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    """Cells (row, column) of the matrix that were measured on other pictures than the cell above them."""
+    cells, sources = record["accuracy"], record["accuracy_on"]
+    return tuple(
+        (after, on)
+        for after in range(1, len(cells))
+        for on in range(after)
+        if None not in (cells[after][on], cells[after - 1][on])
+        and not (sources[after] == sources[after - 1] and compares(record, after, on, after - 1))
+    )
 
 
 def other_pictures(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Rounds whose cells were measured on other pictures before than last: nothing can be read down their column."""
-    last = record["accuracy_on"][-1] if record["accuracy_on"] else ""
-    rows = [after for after, source in enumerate(record["accuracy_on"]) if source == last]
+    """Rounds whose cells were measured on different pictures of one source: nothing can be read down their column."""
+    names, sources = measured_pictures(record), record["accuracy_on"]
     return tuple(
         task["name"]
         for on, task in enumerate(record["tasks"])
-        if not all(compares(record, after, on) for after in rows if on <= after)
+        if any(
+            len({row[on] for row, each in zip(names[on:], sources[on:], strict=True) if each == source} - {None}) > 1
+            for source in set(sources)
+        )
     )
 
 
@@ -59,12 +80,12 @@ def columns_apart(names: Sequence[str]) -> str:
     """What people are told of ``other_pictures``; of none, nothing.
 
     >>> columns_apart(("task-1", "task-2"))
-    'Measured on other pictures before than after the last round, so not to be compared: task-1, task-2.'
+    'Measured on different pictures after different rounds, so not to be compared: task-1, task-2.'
     """
     if not names:
         return ""
     some = ", ".join(names[:_SOME]) + (f" and {len(names) - _SOME} more" if len(names) > _SOME else "")
-    return f"Measured on other pictures before than after the last round, so not to be compared: {some}."
+    return f"Measured on different pictures after different rounds, so not to be compared: {some}."
 
 
 def next_class_id(record: Mapping[str, Any]) -> int:

@@ -11,6 +11,7 @@ from sapwood.data.store import PictureStore
 from sapwood.errors import ConfigError, DataError
 from sapwood.heads.base import Features, Head, PooledHead
 from sapwood.heads.gaussian import GradientHead
+from sapwood.probes import probe_rows
 from sapwood.progress import Progress
 from sapwood.record import task_names
 from sapwood.repair_correction import adapter_holds, anchored, correct, move_statistics, remembered
@@ -234,7 +235,14 @@ def other_labels(draft: Draft, pictures: Any, to: str, progress: Progress) -> tu
     identifier = next(entry["id"] for entry in draft.record["classes"] if entry["name"] == to)
     rounds = [draft.rows(index) for index in range(len(draft.tasks))]
     learned = {row["sha256"] for rows in rounds for row in rows}
-    given = zip(store.pictures, store.sha256, strict=True)
+    given = list(zip(store.pictures, store.sha256, strict=True))
+    kept = {each.sha256: each.classes for each in probe_rows(draft.state)}
+    for picture, sha256 in given:
+        if sha256 in kept.keys() - learned:
+            raise DataError(
+                f"{picture.name}: was not learned, but is kept to measure on, as {', '.join(map(repr, kept[sha256]))}; "
+                f"`sapwood probe {draft.state.path} --remove` lets go of all that is kept"
+            )
     strange = [picture.name for picture, sha256 in given if sha256 not in learned]
     if strange:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""

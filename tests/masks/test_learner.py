@@ -14,6 +14,8 @@ from PIL import Image
 from sapwood.cli.showing import summary
 from sapwood.export import export
 from sapwood.learner import Learner
+from sapwood.mask_evaluation import MaskOptions
+from sapwood.report.history import read_history
 
 from .helpers import FAST, Folders, create, equal, masks, same, tensors
 
@@ -98,6 +100,29 @@ def test_a_round_without_new_classes_has_no_column(tmp_path: Path, mask_folder: 
     export(learner.state.path, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| after task-2 | {100 * learner.accuracy_[1][0]:.1f} | test pictures |" in card
+
+
+def test_what_is_counted_is_part_of_what_a_cell_is_measured_on(tmp_path: Path, mask_folder: Folders) -> None:
+    test = mask_folder(["road", "car", "tree"], 4, name="test", seed=9)
+    learner = create(tmp_path / "state", "frozen+mib")
+    learner.learn(mask_folder(["road", "car"], 6, name="town"), training=FAST, test=test)
+    learner.learn(mask_folder(["tree"], 6, name="park", seed=2), training=FAST, test=test)
+
+    def comparable() -> bool:
+        found = read_history(learner.record)
+        assert (found.numbers["forgetting"] is None) == bool(found.remark.endswith("compared: task-1."))
+        return found.numbers["forgetting"] is not None
+
+    assert comparable()
+    for options in (MaskOptions(crop=True), MaskOptions(tile=True), MaskOptions(future="background")):
+        learner.evaluate(test, record=True, options=options)
+        assert not comparable(), options
+    learner.evaluate(test, record=True, options=MaskOptions(background="exclude"))
+    assert comparable(), "which means are taken changes no cell"
+    legend = json.loads((test / "classes.json").read_text())
+    (test / "classes.json").write_text(json.dumps({**legend, "road": legend["tree"], "tree": legend["road"]}))
+    learner.evaluate(test, record=True)
+    assert not comparable()
 
 
 def test_validation_without_a_pixel_of_the_rounds_classes_measures_nothing(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sapwood.cli.showing import summary
+from sapwood.repair import rename_class
 from sapwood.report import gather
 from sapwood.report.history import read_history
 
@@ -24,9 +26,6 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from sapwood.learner import Learner
 
     learner = Learner.create(tmp_path_factory.mktemp("history") / "state", backbone="random:dinov2-tiny", method="ncm")
-
-    def pairs(names: str, count: int, seed: int = 0) -> list[tuple[Any, str]]:
-        return [(shade(name, index, seed), name) for name in names for index in range(count)]
 
     learner.learn(pairs("ab", 6), task="two", test=pairs("ab", 3, 1))
     learner.learn(pairs("a", 4, 2), task="more of one", test=pairs("ab", 3, 1))
@@ -56,35 +55,86 @@ def test_as_json(state: Any) -> None:
     assert all(isinstance(value, str) for value in said["costs"].values())
 
 
-def test_no_fall_is_said_between_different_pictures(tmp_path: Path) -> None:
-    from sapwood.cli.showing import summary
+def pairs(names: str, count: int, seed: int = 0) -> list[tuple[Any, str]]:
+    return [(shade(name, index, seed), name) for name in names for index in range(count)]
+
+
+@pytest.fixture
+def two_rounds(tmp_path: Path) -> Any:
     from sapwood.learner import Learner
 
     learner = Learner.create(tmp_path / "state", backbone="random:dinov2-tiny", method="ncm")
-
-    def pairs(names: str, count: int, seed: int = 0) -> list[tuple[Any, str]]:
-        return [(shade(name, index, seed), name) for name in names for index in range(count)]
-
-    def falls() -> tuple[float | None, float | None]:
-        numbers = read_history(learner.record).numbers
-        return numbers["forgetting"], numbers["backward transfer"]
-
     learner.learn(pairs("ab", 6), task="one", test=pairs("ab", 3, 1))
-    learner.learn(pairs("cd", 6), task="two", test=[*pairs("dc", 5, 1), *reversed(pairs("ab", 3, 1))])
-    assert None not in falls(), "the same pictures of the first classes, in another order"
-    assert not read_history(learner.record).remark
+    return learner.learn(pairs("cd", 6), task="two", test=[*pairs("dc", 5, 1), *reversed(pairs("ab", 3, 1))])
 
-    learner.evaluate(pairs("ab", 4, 3), record=True)
-    assert falls() == (None, None)
-    remark = read_history(learner.record).remark
-    assert remark.endswith("not to be compared: one.")
-    assert read_history(learner.record).numbers["average incremental accuracy"] is not None
-    assert remark in summary(learner.state.version)
-    assert gather(learner).before == {}
 
-    learner.evaluate(pairs("abcd", 3, 1), record=True)
-    assert None not in falls()
-    assert not read_history(learner.record).remark
+def falls(learner: Any) -> tuple[float | None, float | None]:
+    numbers = read_history(learner.record).numbers
+    return numbers["forgetting"], numbers["backward transfer"]
+
+
+def test_no_fall_is_said_between_different_pictures(two_rounds: Any) -> None:
+    assert None not in falls(two_rounds), "the same pictures of the first classes, in another order"
+    found = read_history(two_rounds.record)
+    assert (found.remark, found.breaks) == ("", ())
+
+    two_rounds.evaluate(pairs("ab", 4, 3), record=True)
+    assert falls(two_rounds) == (None, None)
+    found = read_history(two_rounds.record)
+    assert found.remark.endswith("not to be compared: one.")
+    assert found.breaks == ((1, 0),)
+    assert found.numbers["average incremental accuracy"] is not None
+    assert found.remark in summary(two_rounds.state.version)
+    assert gather(two_rounds).before == {}
+
+    two_rounds.evaluate(pairs("abcd", 3, 1), record=True)
+    assert None not in falls(two_rounds)
+    assert not read_history(two_rounds.record).remark
+
+
+def test_the_same_pictures_with_other_labels_are_others(two_rounds: Any) -> None:
+    swapped = [(picture, {"a": "b", "b": "a"}[name]) for picture, name in pairs("ab", 3, 1)]
+    two_rounds.evaluate([*swapped, *pairs("cd", 5, 1)], record=True)
+    assert falls(two_rounds) == (None, None)
+    assert read_history(two_rounds.record).remark
+
+
+def test_another_name_for_a_class_changes_nothing(two_rounds: Any) -> None:
+    before = falls(two_rounds)
+    rename_class(two_rounds.state, "a", "alder")
+    renamed = two_rounds.open(two_rounds.state.path)
+    again = [(picture, "alder" if name == "a" else name) for picture, name in pairs("ab", 3, 1) + pairs("cd", 5, 1)]
+    renamed.evaluate(again, record=True)
+    assert None not in falls(renamed)
+    assert falls(renamed) == before
+
+
+def test_what_was_not_measured_is_not_called_other_pictures(tmp_path: Path) -> None:
+    from sapwood.learner import Learner
+
+    learner = Learner.create(tmp_path / "state", backbone="random:dinov2-tiny", method="ncm")
+    learner.learn(pairs("ab", 6), task="one", test=pairs("ab", 3, 1))
+    learner.learn(pairs("cd", 6), task="two", test=pairs("cd", 3, 1))
+    found = read_history(learner.record)
+    assert (found.remark, found.breaks) == ("", ())
+    learner.evaluate(pairs("ab", 3, 1), record=True)
+    assert None not in falls(learner)
+
+
+def test_measuring_some_classes_again_keeps_what_the_others_had(two_rounds: Any) -> None:
+    before = two_rounds.record["tasks"][-1]["measured"]
+    measured = two_rounds.evaluate(pairs("c", 4, 3), record=True)
+    after = two_rounds.record["tasks"][-1]["measured"]
+    assert after["per_class"] == {**before["per_class"], "c": measured.per_class["c"]}
+    assert after["counts"] == {**before["counts"], "c": 4}
+    assert list(after["per_class"]) == list("abcd")
+    assert after["accuracy"] is None, "nothing was measured over all of them"
+    assert gather(two_rounds).before.keys() == {"a", "b"}
+
+
+def test_a_state_that_an_earlier_release_went_on_with(two_rounds: Any) -> None:
+    record = dict(two_rounds.record)
+    assert read_history({**record, "measured_on": record["measured_on"][:1]}).numbers == read_history(record).numbers
 
 
 def test_of_a_state_that_learned_nothing(tmp_path: Path) -> None:

@@ -233,9 +233,13 @@ class Kind(ABC):
     def cells(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """One fraction a round, over its classes; None where they were not among the tests."""
 
-    def measured_on(self, tests: Any, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
-        """One name a round for the pictures that its cell is measured on; cells of the same name may be compared."""
-        return [name_of(tests.sha256)] * len(tasks)
+    @abstractmethod
+    def measured_on(self, tests: Any, tasks: Sequence[Mapping[str, Any]], options: Any = None) -> list[str]:
+        """One name a round for what its cell is measured on; cells of the same name may be compared.
+
+        It is made of the pictures, of what they are said to show, and of the options that decide what is counted; a
+        class is known by its place in the round, so that another name for it changes nothing.
+        """
 
     @abstractmethod
     def summary(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -270,10 +274,10 @@ def digest_of(rows: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
-def name_of(pictures: Iterable[str]) -> str:
-    """A short name for a set of pictures, whatever their order.
+def name_of(things: Iterable[str]) -> str:
+    """A short name for a set of digests, whatever their order.
 
     >>> name_of(["b2", "a1"]) == name_of(["a1", "b2"]) != name_of(["a1"])
     True
     """
-    return hashlib.sha256(" ".join(sorted(pictures)).encode()).hexdigest()[:16]
+    return hashlib.sha256(" ".join(sorted(things)).encode()).hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -234,10 +234,13 @@ class Classification(Kind):
         """Accuracy on each round's classes."""
         return task_cells(confusion, names, tasks)
 
-    def measured_on(self, tests: PictureStore, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Of each round the pictures of its classes; others may come and go."""
-        pairs = list(zip(tests.sha256, tests.pictures.labels, strict=True))
-        return [name_of(sha256 for sha256, label in pairs if label in task["annotated"]) for task in tasks]
+    def measured_on(self, tests: PictureStore, tasks: Sequence[Mapping[str, Any]], options: Any = None) -> list[str]:
+        """Of each round the pictures of each of its classes; others may come and go."""
+        shown = defaultdict(list)
+        for sha256, label in zip(tests.sha256, tests.pictures.labels, strict=True):
+            shown[label].append(sha256)
+        places = [enumerate(task["annotated"]) for task in tasks]
+        return [name_of(f"{place} {name_of(shown[name])}" for place, name in each) for each in places]
 
     def summary(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Accuracy over all pictures, and of each class that is among them, with the number of its pictures."""

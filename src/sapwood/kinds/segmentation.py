@@ -13,7 +13,7 @@ from torch import Tensor
 from sapwood.backbones.base import BackboneInfo
 from sapwood.data.decode import decode
 from sapwood.data.kept import Share
-from sapwood.data.legend import BACKGROUND
+from sapwood.data.legend import BACKGROUND, Colour, Legend
 from sapwood.data.mask_store import MaskStore, check_side, visible_share
 from sapwood.data.masks import MaskedPictures, read_mask_split, read_masks
 from sapwood.data.names import check_class_names
@@ -21,7 +21,7 @@ from sapwood.data.pictures import Picture, Pictures
 from sapwood.data.sources import has_splits
 from sapwood.data.splits import validation_split
 from sapwood.errors import ConfigError, DataError
-from sapwood.kinds.base import Kind, Round, Size
+from sapwood.kinds.base import Kind, Round, Size, name_of
 from sapwood.kinds.mask_probes import kept_masks, masked_pictures, shown_classes
 from sapwood.kinds.mask_round import MaskRound
 from sapwood.mask_evaluation import (
@@ -164,6 +164,17 @@ class Segmentation(Kind):
         """Mean IoU over each round's classes."""
         return iou_cells(confusion, names, tasks)
 
+    def measured_on(
+        self, tests: MaskStore, tasks: Sequence[Mapping[str, Any]], options: MaskOptions | None = None
+    ) -> list[str]:
+        """All pictures with their masks: any of them may hold pixels that are taken for a class of the round."""
+        chosen, legend = options or MaskOptions(), tests.pictures.legend
+        counted = f"{chosen.future} {chosen.crop} {chosen.tile}"
+        return [
+            name_of([*tests.sha256, counted, repr([_values(legend, name) for name in task["annotated"]])])
+            for task in tasks
+        ]
+
     def summary(self, confusion: Tensor, names: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Mean IoU over all, old and new classes, of the background, and of each class, with its pixels."""
         measured = evaluate_masks(confusion, 0, names, tasks, "", MaskOptions()).as_json()
@@ -229,3 +240,10 @@ class Segmentation(Kind):
 
 def _pair(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _values(legend: Legend, name: str) -> list[tuple[int, list[Colour]]]:
+    """The values, and the colours for them, that masks draw a class with."""
+    colours = sorted((legend.colours or {}).items())
+    values = [value for value, each in legend.names.items() if each == name]
+    return [(value, [colour for colour, of in colours if of == value]) for value in values]

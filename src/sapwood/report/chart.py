@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sapwood.report.svg import ACCENT, GRID, MUTED, element, percent, settings, ticks
@@ -12,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def course_chart(
-    matrix: Sequence[Sequence[float | None]], overall: Sequence[float | None], measure: str, label: str
+    matrix: Sequence[Sequence[float | None]],
+    overall: Sequence[float | None],
+    measure: str,
+    label: str,
+    breaks: Collection[tuple[int, int]] = (),
 ) -> str:
     """``<svg>`` with one thin line for the classes of each round and a thick one for those of all rounds so far.
 
@@ -21,6 +26,7 @@ def course_chart(
         overall: a fraction or None for each round.
         measure: what the fractions are.
         label: what a screen reader says in its place; must already be escaped for HTML.
+        breaks: cells (i, j) that no line joins with the one before.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -33,7 +39,9 @@ def course_chart(
         labels: list[tuple[float, str, str]] = []
         for task in range(count):
             line = [percent(matrix[after][task]) if after >= task else float("nan") for after in range(count)]
-            axes.plot(steps, line, color=MUTED, linewidth=0.9, marker="o", markersize=2.2)
+            starts = [0, *(after for after in range(count) if (after, task) in breaks), count]
+            for start, end in pairwise(starts):
+                axes.plot(steps[start:end], line[start:end], color=MUTED, linewidth=0.9, marker="o", markersize=2.2)
             labels.append((line[-1], f"round {task + 1}", MUTED))
         line = [percent(value) for value in overall]
         axes.plot(steps, line, color=ACCENT, linewidth=2.4, marker="o", markersize=5)

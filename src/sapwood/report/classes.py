@@ -49,6 +49,8 @@ def _fallen(report: ReportData) -> str:
     if not report.before:
         return ""
     changes = {name: change for name in report.per_class if (change := _difference(report, name)) is not None}
+    if not changes:
+        return ""
     lost = sorted((change, name) for name, change in changes.items() if change < -_ROUNDING)
     compared = (
         f"{len(changes)} class{'' if len(changes) == 1 else 'es'} measured after round {report.before_round!r} too"

@@ -196,6 +196,7 @@ class ReportData:
     after_each: tuple[float | None, ...] | None = None
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     remark: str = ""
+    breaks: tuple[tuple[int, int], ...] = ()
     per_class: Mapping[str, float | None] = field(default_factory=dict)
     means: Mapping[str, float | None] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)

@@ -64,6 +64,7 @@ def gather(
         accuracy=found.accuracy,
         numbers=found.numbers,
         remark=found.remark,
+        breaks=found.breaks,
         **_classes(record),
         means=_means(measured),
         **shown,

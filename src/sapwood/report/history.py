@@ -11,7 +11,7 @@ from typing import Any
 
 from sapwood.functional import metrics
 from sapwood.kinds import KINDS
-from sapwood.record import columns_apart, compares, other_pictures
+from sapwood.record import breaks, columns_apart, compares, other_pictures
 from sapwood.report.content import ReportTask, seen
 from sapwood.report.markup import amount, duration, size
 
@@ -35,6 +35,7 @@ class History:
         accuracy: cell [i][j] is the measure on round j's classes after round i, a fraction; None if never measured.
         numbers: named fractions (last accuracy, forgetting, ...); None if it cannot be said.
         remark: a sentence on the numbers.
+        breaks: cells of ``accuracy`` that were measured on other pictures than the cell above them.
         costs: what learning and predicting took, ``name -> value``, numbers or text with its unit.
     """
 
@@ -43,6 +44,7 @@ class History:
     accuracy: tuple[tuple[float | None, ...], ...] = ()
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     remark: str = ""
+    breaks: tuple[tuple[int, int], ...] = ()
     costs: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -56,6 +58,7 @@ class History:
             "after_each": [seen(self.tasks[: last + 1], row) for last, row in enumerate(rows)],
             "numbers": dict(self.numbers),
             "remark": self.remark,
+            "breaks": self.breaks,
             "costs": {name: amount(value) for name, value in self.costs.items()},
         }
 
@@ -75,6 +78,7 @@ def read_history(record: Mapping[str, Any]) -> History:
         accuracy=tuple(tuple(row) for row in record["accuracy"]),
         numbers=numbers,
         remark=" ".join(filter(None, (_REMARK if masks else "", columns_apart(other_pictures(record))))),
+        breaks=breaks(record),
         costs=_costs(record),
     )
 

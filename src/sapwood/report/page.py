@@ -126,7 +126,7 @@ def _course(report: ReportData) -> str:
         return ""
     measure = _capital(report.measure)
     words = f"Line chart of the {report.measure} after each round; the table below has the numbers"
-    chart = course_chart(report.accuracy, overall, report.measure, text(words))
+    chart = course_chart(report.accuracy, overall, report.measure, text(words), report.breaks)
     rows = [[_task_name(index, report.tasks[index]), percent(value)] for index, value in enumerate(overall)]
     return section(
         f"{measure} after each round",

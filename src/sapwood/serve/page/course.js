@@ -30,13 +30,14 @@ export function course(history, width) {
   chart.append(draw("text", { class: "tick", x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 5, "text-anchor": "middle" }, "after round"));
   history.rounds.forEach((round, on) => {
     const cells = history.accuracy.map((row, after) => (after >= on ? row[on] : null));
-    if (round.classes.length) line(chart, cells, x, y, "thin", null);
+    const apart = new Set(history.breaks.filter((cell) => cell[1] === on).map((cell) => cell[0]));
+    if (round.classes.length) line(chart, cells, x, y, "thin", null, apart);
   });
-  line(chart, history.after_each, x, y, "thick", "all so far");
+  line(chart, history.after_each, x, y, "thick", "all so far", new Set());
   return chart;
 }
 
-function line(chart, values, x, y, kind, name) {
+function line(chart, values, x, y, kind, name, apart) {
   let path = "";
   let pen = "M";
   let last = null;
@@ -45,6 +46,7 @@ function line(chart, values, x, y, kind, name) {
       pen = "M";
       return;
     }
+    if (apart.has(index)) pen = "M";
     path += `${pen}${x(index).toFixed(1)} ${y(value).toFixed(1)}`;
     pen = "L";
     last = [x(index), y(value)];

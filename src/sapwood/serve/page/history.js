@@ -15,6 +15,7 @@ const MEANINGS = {
   "backward transfer": "change of earlier rounds since they were learned",
   "with the background": "last mean IoU of all channels",
 };
+const MARKS = { validation: "validation pictures", probe: "pictures that the state keeps" };
 let shown = null;
 
 export function showHistory(history, mayUndo) {
@@ -89,7 +90,7 @@ function rounds(history) {
   const items = history.rounds.map((round, index) => {
     const facts = [count(round.images, "picture"), duration(round.seconds), size(round.bytes)];
     const now = history.after_each[index];
-    const pictures = round.measured_on === "validation" ? " on validation pictures" : "";
+    const pictures = MARKS[round.measured_on] ? ` on ${MARKS[round.measured_on]}` : "";
     if (now !== null) facts.push(`${history.measure} ${percent(now, 1)}${pictures}`);
     return make(
       "li",
@@ -129,13 +130,14 @@ function matrix(history) {
   const measure = capital(history.measure);
   const columns = history.rounds.map((round, index) => ({ round, index })).filter(({ round }) => round.classes.length);
   if (!columns.length) return null;
-  const marked = history.rounds.some((round) => round.measured_on === "validation");
+  const marked = (source) => history.rounds.some((round) => round.measured_on === source);
   const head = make("tr", {}, make("th", { scope: "col" }, "after round"), columns.map(({ round, index }) => make("th", { scope: "col" }, label(round, index))));
   const rows = history.rounds.map((round, after) =>
     make("tr", {}, make("th", { scope: "row" }, label(round, after)), columns.map(({ index }) => heat(history, after, index))),
   );
   const words = "Rows: after learning a round. Columns: the round whose classes were measured, among all classes known then.";
-  const mark = marked ? " v: on the round’s own validation pictures and among its own classes alone, as no test pictures were given." : "";
+  const own = marked("validation") ? " v: on the round’s own validation pictures and among its own classes alone, as no test pictures were given." : "";
+  const kept = marked("probe") ? " p: on pictures that the state keeps to measure on, which were never learned." : "";
   return section(
     `${measure} matrix`,
     make(
@@ -143,7 +145,7 @@ function matrix(history) {
       { className: "scroll", tabIndex: 0, role: "region", "aria-label": `${measure} in percent` },
       make("table", { className: "heat" }, make("caption", {}, `${measure} in percent`), make("thead", {}, head), make("tbody", {}, rows)),
     ),
-    make("p", { className: "muted small" }, words + mark),
+    make("p", { className: "muted small" }, words + own + kept),
     history.remark ? make("p", { className: "muted small" }, history.remark) : null,
   );
 }
@@ -155,7 +157,8 @@ function label(round, index) {
 function heat(history, after, on) {
   const value = history.accuracy[after][on];
   if (value === null) return make("td", { className: on > after ? "" : "missing" }, aside(on > after ? "not learned yet" : "not measured"));
-  const mark = history.rounds[after].measured_on === "validation" ? make("abbr", { title: "validation pictures" }, "v") : null;
+  const source = history.rounds[after].measured_on;
+  const mark = MARKS[source] ? make("abbr", { title: MARKS[source] }, source[0]) : null;
   return make("td", { className: `h${Math.round(10 * value)}` }, cell(value), mark);
 }
 
