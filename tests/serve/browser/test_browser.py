@@ -9,13 +9,15 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
+from PIL import Image
 from playwright.sync_api import FileChooser, Route, expect
 
+from sapwood.learner import Learner
 from sapwood.serve.jobs import Job, Jobs
 from sapwood.serve.worker import Order
 from sapwood.state import State
 
-from ..conftest import ASK, TEACH
+from ..conftest import ASK, BACKBONE, SIDE, TEACH
 from ..servers import serving
 from .conftest import MARKUP, Run, Visit, drop
 
@@ -151,6 +153,24 @@ def test_a_round_that_was_left_half_learned_can_be_dropped(
             (True, "gull", 3),
         ]
         page.close()  # before its server
+
+
+def test_no_line_joins_rounds_that_were_measured_on_other_pictures(
+    visit: Visit, run: Run, photographs: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    def of(name: str, first: int, last: int) -> list[tuple[Image.Image, str]]:
+        return [(Image.open(path), name) for path in photographs[name][first:last]]
+
+    learner = Learner.create(tmp_path / "zoo", backbone=BACKBONE, method="ncm", image_size=SIDE)
+    learner.learn(of("ship", 0, 6), test=of("ship", 6, 9))
+    learner.learn(of("bird", 0, 6), test=[*of("ship", 6, 9), *of("bird", 6, 9)])
+    learner.learn(of("street", 0, 5), test=[*of("ship", 9, 12), *of("bird", 6, 9), *of("street", 5, 8)])
+    page = visit(f"{run(learner.state.path)}#history")
+    lines = page.locator("path.thin")
+    expect(lines).to_have_count(3)
+    drawn = [lines.nth(index).get_attribute("d") or "" for index in range(3)]
+    assert [(line.count("M"), line.count("L")) for line in drawn] == [(2, 1), (1, 1), (1, 0)]
+    expect(page.get_by_text("Measured on different pictures after different rounds")).to_contain_text("task-1.")
 
 
 def test_pictures_from_the_camera(visit: Visit, address: str) -> None:
