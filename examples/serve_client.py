@@ -127,6 +127,8 @@ def main() -> int:
     if not pictures:
         raise SystemExit(f"{options.folder} holds no pictures")
     job = client.teach(options.name, pictures)
+    for note in job["progress"]["notes"]:
+        print(note, file=sys.stderr)
     print(f"version {job['version']} knows {options.name}" if job["status"] == "done" else job["error"])
     return 0 if job["status"] == "done" else 1
 

@@ -147,6 +147,30 @@ def test_a_picture_in_two_classes_is_learned_once_in_each(learner: Learner, tmp_
         learner.learn(tmp_path / "garden", task="three")
 
 
+def test_pictures_that_come_twice_in_a_round_are_named(learner: Learner, picture_folder: Folders) -> None:
+    new = picture_folder({"cat": 4, "dog": 3, "eel": 3}, name="new", seed=3)
+    assert not any("same picture" in line or "given twice" in line for line in learner.announce(new).remarks)
+    for number in (0, 1):
+        shutil.copy(new / "cat" / f"00{number}.png", new / "dog" / f"copy-{number}.png")
+    shutil.copy(new / "eel" / "002.png", new / "eel" / "another.png")
+    remarks = learner.announce(new).remarks
+    (apart,) = (line for line in remarks if line.startswith("the same picture in two classes: "))
+    assert apart.endswith(f"{new / 'dog/copy-0.png'} as 'dog', and 1 more; one of the two is wrong")
+    assert f"{new / 'cat/000.png'} as 'cat', " in apart
+    (twice,) = (line for line in remarks if line.startswith("given twice, and counted twice: "))
+    assert twice.endswith(f"{new / 'eel/another.png'} is {new / 'eel/002.png'} again; leave copies out")
+
+
+def test_the_name_of_a_class_that_was_merged_is_known(learner: Learner, picture_folder: Folders) -> None:
+    from sapwood.repair import merge_classes
+
+    done = merge_classes(learner.state, "ant", "bee")
+    assert any("must be of class 'bee' from now on" in remark for remark in done.remarks)
+    merged = Learner.open(learner.state.path)
+    remarks = merged.announce(picture_folder({"ant": 4}, name="more", seed=5)).remarks
+    assert any("a known class was called so before: 'ant' (now 'bee')" in remark for remark in remarks)
+
+
 def test_a_class_under_another_name_and_one_that_is_gone(learner: Learner, tmp_path: Path) -> None:
     from sapwood.repair import remove_class, rename_class
 

@@ -212,7 +212,7 @@ def _formerly(new: Sequence[str], record: Mapping[str, Any]) -> list[str]:
     found = [f"{name!r} (now {now[same_name_key(name)]!r})" for name in new if same_name_key(name) in now]
     if not found:
         return []
-    return [f"a known class was called so before: {_listed(found)}; use today's name if it is the one that was renamed"]
+    return [f"a known class was called so before: {_listed(found)}; use today's name if it is the same"]
 
 
 def _idle(config: TrainingConfig, record: Mapping[str, Any]) -> list[str]:

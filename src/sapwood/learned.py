@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from sapwood.data.names import shown
 from sapwood.data.pictures import Picture
 from sapwood.errors import DataError
 from sapwood.record import PICTURES, of_json_lines
@@ -116,6 +117,31 @@ def find_duplicates(
             "--relearn learns them again"
         )
     return found
+
+
+def repeated(pictures: Sequence[Picture], digests: Sequence[str]) -> list[str]:
+    """What to say of pictures that come twice in one round, by their bytes: as another class, or counted twice."""
+    first: dict[str, Picture] = {}
+    apart: list[tuple[Picture, Picture]] = []
+    twice: list[tuple[Picture, Picture]] = []
+    for picture, sha256 in zip(pictures, digests, strict=True):
+        other = first.setdefault(sha256, picture)
+        if other is not picture:
+            (twice if other.label == picture.label else apart).append((other, picture))
+    said = []
+    if apart:
+        other, picture = apart[0]
+        pair = f"{shown(other.name)} as {other.label!r}, {shown(picture.name)} as {picture.label!r}"
+        said.append(f"the same picture in two classes: {pair}{_and_more(apart)}; one of the two is wrong")
+    if twice:
+        other, picture = twice[0]
+        pair = f"{shown(picture.name)} is {shown(other.name)} again"
+        said.append(f"given twice, and counted twice: {pair}{_and_more(twice)}; leave copies out")
+    return said
+
+
+def _and_more(found: Sequence[object]) -> str:
+    return f", and {len(found) - 1} more" if len(found) > 1 else ""
 
 
 def _rows(state: State, tasks: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:

@@ -15,7 +15,7 @@ from sapwood.data.mask_folder import MASK_LAYOUT
 from sapwood.data.names import class_name
 from sapwood.errors import ConfigError, DataError
 from sapwood.kinds import KINDS, Kind, Round, kind_of
-from sapwood.learned import Duplicate, Earlier, count_learned, find_duplicates, learned_pictures
+from sapwood.learned import Duplicate, Earlier, count_learned, find_duplicates, learned_pictures, repeated
 from sapwood.network import Network
 from sapwood.probes import Probe, kept_counts, read_probes, take_probes, wanted_probes
 from sapwood.progress import Progress
@@ -115,7 +115,8 @@ def prepare_round(
     probes = kind.probes(taken.new, round_)
     if kept := [] if test is not None else [*read_probes(state), *probes]:
         tests = load(kind.probe_pictures(kept))
-    remarks = [*kind.data_remarks(data), *taken.remarks(), *round_.remarks()]
+    remarks = [*kind.data_remarks(data), *repeated(store.pictures, store.sha256)]
+    remarks += [*taken.remarks(), *round_.remarks()]
     if test is not None and tests is not None:
         remarks += kind.check_tests(tests, round_.names)
         if shared := count_learned({*round_.train.picture_sha256, *round_.held.picture_sha256}, tests):

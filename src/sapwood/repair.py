@@ -63,6 +63,7 @@ def merge_classes(state: State, old: str, into: str) -> Repair:
                 f"not called {into!r}, learn some of them as {into!r}"
             )
         remarks += regroup(draft, head, old, into)
+        remarks.append(f"pictures to learn or to measure on must be of class {into!r} from now on")
         return finish(draft, f"merge {old} -> {into}", remarks)
 
 

@@ -83,7 +83,13 @@ def without(record: Mapping[str, Any], old: str, into: str | None) -> Record:
     names = task_names(record)
     groups = groups_without(names, old, into)
     channel = {member: index for index, group in enumerate(groups) for member in group}
-    classes = [entry for entry in record["classes"] if entry["name"] != old]
+    gone = next(entry for entry in record["classes"] if entry["name"] == old)
+    called = [*gone.get("was", ()), old]
+    classes = [
+        {**entry, "was": [*entry.get("was", ()), *called]} if entry["name"] == into else entry
+        for entry in record["classes"]
+        if entry is not gone
+    ]
     order = {entry["name"]: index for index, entry in enumerate(classes)}
     forgotten = forget_measured(record, {name for name in (old, into) if name is not None})
     tasks = []
@@ -100,7 +106,10 @@ def without(record: Mapping[str, Any], old: str, into: str | None) -> Record:
 
 
 def forget_measured(record: Mapping[str, Any], classes: Collection[str], also: Collection[int] = ()) -> Record:
-    """The record without the numbers in which classes had a part: cells of their rounds, and of rounds in ``also``."""
+    """The record without the numbers in which classes had a part: cells of their rounds, and of rounds in ``also``.
+
+    Nothing is left of the last row either: it tells of the present version, which calls other pictures otherwise now.
+    """
     touched = {
         index
         for index, task in enumerate(record["tasks"])
@@ -112,7 +121,11 @@ def forget_measured(record: Mapping[str, Any], classes: Collection[str], also: C
         # Once the classes were known, they had a part in what was measured over all.
         task = {key: value for key, value in task.items() if key != "measured" or index < first}
         tasks.append({**task, "validation_accuracy": None} if index in touched else task)
-    accuracy = [[None if index in touched else cell for index, cell in enumerate(row)] for row in record["accuracy"]]
+    last = len(record["accuracy"]) - 1
+    accuracy = [
+        [None if index in touched or after == last else cell for index, cell in enumerate(row)]
+        for after, row in enumerate(record["accuracy"])
+    ]
     return {**record, "tasks": tasks, "accuracy": accuracy}
 
 

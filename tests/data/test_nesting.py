@@ -31,6 +31,21 @@ def test_a_folder_of_rounds_is_remarked_upon(tmp_path: Path, picture_folder: Fol
     assert learner.classes_ == ("april", "march"), "it is said, and done as it was asked for"
 
 
+def test_one_class_folder_of_folders_among_others(tmp_path: Path, picture_folder: Folders) -> None:
+    month = picture_folder(["horse", "sheep"], 3, name="month")
+    picture_folder(["cat", "frog"], 3, name="month/animals", seed=2)
+    (said,) = nesting_remarks(month)
+    assert said == (
+        "animals holds folders alone (cat, frog), all pictures of which become the class 'animals'; "
+        "if those are the classes, move them beside the others"
+    )
+    for file in (month / "horse").iterdir():
+        file.unlink()
+    (month / "horse" / "one").mkdir()
+    (month / "horse" / "two").mkdir()
+    assert nesting_remarks(month) == [said], "folders without a picture are for another line"
+
+
 def test_what_may_well_be_meant_is_not(tmp_path: Path, picture_folder: Folders) -> None:
     plain = picture_folder(["ant", "bee"], 3, name="plain")
     mixed = shutil.copytree(plain, tmp_path / "mixed")

@@ -33,6 +33,19 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return learner
 
 
+def test_a_class_that_came_twice_counts_once(state: Any) -> None:
+    last = state.record["tasks"][2]
+    per_class = {"a": 0.5, "b": 0.25, "c": 1.0, "d": 1.0, "e": 1.0}
+    tasks = [*state.record["tasks"][:2], {**last, "measured": {**last["measured"], "per_class": per_class}}]
+    record = {**state.record, "tasks": tasks, "accuracy": [*state.record["accuracy"][:2], [0.375, 0.5, 1.0]]}
+    found = read_history(record)
+    assert found.after_each == (1.0, 1.0, 0.75)
+    assert found.numbers["last accuracy"] == 0.75
+    assert found.numbers["average incremental accuracy"] == pytest.approx(2.75 / 3)
+    gone = [*tasks[:2], {key: value for key, value in last.items() if key != "measured"}]
+    assert read_history({**record, "tasks": gone}).numbers["last accuracy"] is None, "it cannot be told from the cells"
+
+
 def test_the_report_says_the_same(state: Any) -> None:
     found, report = read_history(state.record), gather(state)
     assert (found.tasks, found.measure, found.numbers) == (report.tasks, report.measure, report.numbers)
@@ -48,8 +61,11 @@ def test_as_json(state: Any) -> None:
     assert [round_["images"] for round_ in said["rounds"]] == [12, 4, 18]
     assert [len(row) for row in said["accuracy"]] == [3, 3, 3]
     assert said["accuracy"][0][1:] == [None, None]
-    first, again, three = said["accuracy"][2]
-    assert said["after_each"][2] == pytest.approx((2 * first + again + 3 * three) / 6)
+    per_class = state.record["tasks"][2]["measured"]["per_class"]
+    assert list(per_class) == list("abcde")
+    assert said["after_each"][2] == pytest.approx(sum(per_class.values()) / 5), "each class counts once"
+    assert said["numbers"]["last accuracy"] == said["after_each"][2] == state.evaluate(pairs("abcde", 3, 1)).accuracy
+    assert said["numbers"]["average incremental accuracy"] == pytest.approx(sum(said["after_each"]) / 3)
     assert said["after_each"][0] == said["accuracy"][0][0]
     assert said["costs"]["stored, all files of this version"].endswith("B")
     assert all(isinstance(value, str) for value in said["costs"].values())

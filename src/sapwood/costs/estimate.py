@@ -35,7 +35,7 @@ class Estimate:
 
     def __str__(self) -> str:
         minutes = f"{self.seconds / 60:.1f} min" if self.seconds >= 90 else f"{self.seconds:.0f} s"
-        return f"about {minutes} and {self.memory / 2**30:.1f} GiB"
+        return f"about {minutes} and {max(self.memory / 2**30, 0.1):.1f} GiB beside what the program itself takes"
 
 
 def estimate_round(network: Network, config: TrainingConfig, data: Round) -> Estimate:

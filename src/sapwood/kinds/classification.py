@@ -183,7 +183,7 @@ class Classification(Kind):
         if unknown:
             raise DataError(
                 f"unknown class {', '.join(map(repr, unknown[:5]))} in the test pictures; known: {', '.join(names)}. "
-                "Learn it first, or leave its pictures out"
+                "Learn it first, use today's name if it was renamed or merged, or leave its pictures out"
             )
         return []
 

@@ -65,6 +65,7 @@ def gather(
         numbers=found.numbers,
         remark=found.remark,
         breaks=found.breaks,
+        after_each=found.after_each,
         **_classes(record),
         means=_means(measured),
         **shown,

@@ -5,8 +5,10 @@ The report and the server's page both draw from here, so that they say the same.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 from sapwood.functional import metrics
@@ -33,6 +35,7 @@ class History:
         measure: what the cells of the matrix are.
         tasks: the rounds in learning order.
         accuracy: cell [i][j] is the measure on round j's classes after round i, a fraction; None if never measured.
+        after_each: the measure over all classes so far, after each round.
         numbers: named fractions (last accuracy, forgetting, ...); None if it cannot be said.
         remark: a sentence on the numbers.
         breaks: cells of ``accuracy`` that were measured on other pictures than the cell above them.
@@ -42,20 +45,21 @@ class History:
     measure: str
     tasks: tuple[ReportTask, ...] = ()
     accuracy: tuple[tuple[float | None, ...], ...] = ()
+    after_each: tuple[float | None, ...] = ()
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     remark: str = ""
     breaks: tuple[tuple[int, int], ...] = ()
     costs: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON has it; ``accuracy`` is square, ``after_each`` is over the classes of all rounds so far."""
+        """All of it as JSON has it; ``accuracy`` is square."""
         rounds = len(self.tasks)
         rows = [[*row, *[None] * (rounds - len(row))] for row in self.accuracy]
         return {
             "measure": self.measure,
             "rounds": [asdict(task) for task in self.tasks],
             "accuracy": rows,
-            "after_each": [seen(self.tasks[: last + 1], row) for last, row in enumerate(rows)],
+            "after_each": list(self.after_each),
             "numbers": dict(self.numbers),
             "remark": self.remark,
             "breaks": self.breaks,
@@ -68,7 +72,7 @@ def read_history(record: Mapping[str, Any]) -> History:
     masks = record["kind"] == "segmentation"
     pairs = zip(record["tasks"], record["accuracy_on"], strict=True)
     tasks = tuple(_task(task, masks, source, record["files"]) for task, source in pairs)
-    numbers = _numbers(record, [len(task.classes) for task in tasks])
+    numbers = _numbers(record, tasks)
     if tasks and "miou" in (measured := record["tasks"][-1].get("measured", {})):
         numbers["with the background"] = measured["miou"]
     measure = KINDS[record["kind"]].measure
@@ -76,6 +80,7 @@ def read_history(record: Mapping[str, Any]) -> History:
         measure=f"mean {measure}" if masks else measure,
         tasks=tasks,
         accuracy=tuple(tuple(row) for row in record["accuracy"]),
+        after_each=tuple(_over_all(record, tasks, record["accuracy"])),
         numbers=numbers,
         remark=" ".join(filter(None, (_REMARK if masks else "", columns_apart(other_pictures(record))))),
         breaks=breaks(record),
@@ -110,37 +115,60 @@ def _tested(record: Mapping[str, Any]) -> list[list[float | None]]:
     return [list(row) if source == kind else [None] * len(row) for row, source in rows]
 
 
-def _numbers(record: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, float | None]:
+def _over_all(
+    record: Mapping[str, Any], tasks: Sequence[ReportTask], rows: Sequence[Sequence[float | None]]
+) -> list[float | None]:
+    """The measure over all classes so far after each round: each class counts once, in however many rounds it came."""
+    found = []
+    for last, row in enumerate(rows):
+        taught = Counter(name for task in tasks[: last + 1] for name in task.classes)
+        if max(taught.values(), default=1) == 1:
+            found.append(seen(tasks[: last + 1], row))
+            continue
+        per_class = record["tasks"][last].get("measured", {}).get("per_class", {})
+        whole = taught.keys() <= per_class.keys() and any(cell is not None for cell in row)
+        found.append(fmean(per_class[name] for name in taught) if whole else None)
+    return found
+
+
+def _numbers(record: Mapping[str, Any], tasks: Sequence[ReportTask]) -> dict[str, float | None]:
     """The field's measures as far as the cells they need were measured; falls, where that was on the same pictures."""
-    rows, names = _tested(record), _NUMBERS[record["kind"]]
+    rows, names, sizes = _tested(record), _NUMBERS[record["kind"]], [len(task.classes) for task in tasks]
+    starts = [index for index, size in enumerate(sizes) if size]
     same = [
         [cell if compares(record, after, on) else None for on, cell in enumerate(row)] for after, row in enumerate(rows)
     ]
-    (matrix, weights), (fallen, _) = _continued(rows, sizes), _continued(same, sizes)
+    fallen, overall = _continued(same, starts), _over_all(record, tasks, rows)
     measures: list[Callable[[], float]] = []
-    if matrix:
-        measures.append(lambda: metrics.last_accuracy(matrix, weights))
-    if len(matrix) > 1:  # of a single round there is nothing to forget
+    if starts:
+        measures.append(lambda: _mean(overall[-1:]))
+    if len(starts) > 1:  # of a single round there is nothing to forget
         measures += [
-            lambda: metrics.average_incremental_accuracy(matrix, weights),
+            lambda: _mean([overall[end] for end in _ends(starts, len(rows))]),
             lambda: metrics.forgetting(fallen),
             lambda: metrics.backward_transfer(fallen),
         ]
     return {name: _or_none(measure) for name, measure in zip(names, measures, strict=False)}
 
 
-def _continued(
-    rows: Sequence[Sequence[float | None]], weights: Sequence[int]
-) -> tuple[list[list[float | None]], list[int]]:
-    """Matrix and weights of the rounds that brought classes; one that brought none continues the one before it.
+def _continued(rows: Sequence[Sequence[float | None]], starts: Sequence[int]) -> list[list[float | None]]:
+    """The matrix of the rounds that brought classes; one that brought none continues the one before it.
 
-    >>> _continued([[0.9], [0.5, None], [0.4, None, 0.8]], [2, 0, 1])
-    ([[0.5, None], [0.4, 0.8]], [2, 1])
+    >>> _continued([[0.9], [0.5, None], [0.4, None, 0.8]], [0, 2])
+    [[0.5, None], [0.4, 0.8]]
     """
-    starts = [index for index, weight in enumerate(weights) if weight]
     full = [[*row, *[None] * (len(rows) - len(row))] for row in rows]
-    ends = [start - 1 for start in starts[1:]] + [len(rows) - 1]
-    return [[full[end][start] for start in starts] for end in ends if starts], [weights[start] for start in starts]
+    return [[full[end][start] for start in starts] for end in _ends(starts, len(rows))]
+
+
+def _ends(starts: Sequence[int], count: int) -> list[int]:
+    return [start - 1 for start in starts[1:]] + [count - 1]
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    if None in values:
+        raise ValueError("not all were measured")
+    return fmean(value for value in values if value is not None)
 
 
 def _or_none(measure: Callable[[], float]) -> float | None:
