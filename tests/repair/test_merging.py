@@ -16,6 +16,8 @@ from sapwood.state import State
 
 from .helpers import assert_alike, learn, methods, other
 
+NOTE = "pictures to learn or to measure on must be of class 'bee' from now on"
+
 
 @methods
 def test_merged_classes_always_were_one(
@@ -33,7 +35,7 @@ def test_merged_classes_always_were_one(
     learn(tmp_path / "always", method, settings, *other(rounds, move))
     assert_alike(tmp_path / "state", tmp_path / "always")
     record = done.version.record
-    assert (record["note"], done.remarks) == ("merge cow -> bee", ())
+    assert (record["note"], done.remarks) == ("merge cow -> bee", (NOTE,))
     assert [entry["id"] for entry in record["classes"]] == [0, 1, 3]
     assert [task["annotated"] for task in record["tasks"]] == [["ant", "bee"], ["bee", "dog"]]
     assert list_classes(State.open(tmp_path / "state"))[1] == {
@@ -41,6 +43,7 @@ def test_merged_classes_always_were_one(
         "name": "bee",
         "round": "round 1",
         "pictures": 17,
+        "was": ["cow"],
     }
 
 
