@@ -40,26 +40,26 @@ def measured_pictures(record: Mapping[str, Any]) -> list[list[str | None]]:
     ]
 
 
-def compares(record: Mapping[str, Any], after: int, on: int, with_row: int = -1) -> bool:
+def compares(names: Sequence[Sequence[str | None]], after: int, on: int, with_row: int = -1) -> bool:
     """Whether a cell of the matrix and that of another row were measured on the same pictures, if that is known.
 
-    >>> record = {"accuracy": [[0.9], [0.5, 0.75]], "measured_on": [["a"], ["b", "c"]]}
-    >>> [compares(record, *cell) for cell in ((0, 0), (1, 0), (1, 1))]
+    ``names`` is what ``measured_pictures`` gives.
+
+    >>> [compares([["a"], ["b", "c"]], *cell) for cell in ((0, 0), (1, 0), (1, 1))]
     [False, True, True]
     """
-    names = measured_pictures(record)
     return names[after][on] == names[with_row][on] or None in (names[after][on], names[with_row][on])
 
 
 def breaks(record: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """Cells (row, column) of the matrix that were measured on other pictures than the cell above them."""
-    cells, sources = record["accuracy"], record["accuracy_on"]
+    cells, sources, names = record["accuracy"], record["accuracy_on"], measured_pictures(record)
     return tuple(
         (after, on)
         for after in range(1, len(cells))
         for on in range(after)
         if None not in (cells[after][on], cells[after - 1][on])
-        and not (sources[after] == sources[after - 1] and compares(record, after, on, after - 1))
+        and not (sources[after] == sources[after - 1] and compares(names, after, on, after - 1))
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sapwood.data.legend import BACKGROUND
 from sapwood.data.masks import MaskedPictures
 from sapwood.progress import Progress
-from sapwood.record import compares
+from sapwood.record import compares, measured_pictures
 from sapwood.report.content import ReportData
 from sapwood.report.history import read_history
 from sapwood.report.routes import read_routes
@@ -85,8 +85,9 @@ def _classes(record: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     found = {"per_class": measured["per_class"], "counts": measured.get("counts", {})}
     found["counted"] = "pixels" if record["kind"] == "segmentation" else "pictures"
+    names = measured_pictures(record)
     for after, (task, source) in reversed(list(enumerate(rounds[:-1]))):
-        same = source == rounds[-1][1] and all(compares(record, after, on) for on in range(after + 1))
+        same = source == rounds[-1][1] and all(compares(names, after, on) for on in range(after + 1))
         if same and (before := task.get("measured", {})).get("per_class"):
             earlier = {"before": before["per_class"], "counts_before": before.get("counts", {})}
             return {**found, **earlier, "before_round": task["name"]}

@@ -13,7 +13,7 @@ from typing import Any
 
 from sapwood.functional import metrics
 from sapwood.kinds import KINDS
-from sapwood.record import breaks, columns_apart, compares, other_pictures
+from sapwood.record import breaks, columns_apart, compares, measured_pictures, other_pictures
 from sapwood.report.content import ReportTask, seen
 from sapwood.report.markup import amount, duration, size
 
@@ -135,8 +135,10 @@ def _numbers(record: Mapping[str, Any], tasks: Sequence[ReportTask]) -> dict[str
     """The field's measures as far as the cells they need were measured; falls, where that was on the same pictures."""
     rows, names, sizes = _tested(record), _NUMBERS[record["kind"]], [len(task.classes) for task in tasks]
     starts = [index for index, size in enumerate(sizes) if size]
+    pictures = measured_pictures(record)
     same = [
-        [cell if compares(record, after, on) else None for on, cell in enumerate(row)] for after, row in enumerate(rows)
+        [cell if compares(pictures, after, on) else None for on, cell in enumerate(row)]
+        for after, row in enumerate(rows)
     ]
     fallen, overall = _continued(same, starts), _over_all(record, tasks, rows)
     measures: list[Callable[[], float]] = []
