@@ -57,7 +57,7 @@ TWINS = {"classification": "linear", "segmentation": "dense"}
 # A mask holds thousands of targets a picture: fewer pictures a step, more passes over them, a higher rate.
 KIND_SETTINGS: Mapping[str, Settings] = {
     "classification": {},
-    "segmentation": {"training": {"epochs": 10, "batch_size": 8, "lr": 3e-3}},
+    "segmentation": {"training": {"epochs": 10, "batch_size": 8, "lr": 3e-3, "head_lr": None}},
 }
 
 
@@ -70,5 +70,5 @@ def for_kind(settings: Settings, kind: str, adapter: str) -> Settings:
     """Settings of the other kind of task, with what this kind wants instead."""
     wanted = KIND_SETTINGS[kind]
     if ADAPTERS[adapter].trains_backbone and "training" in wanted:  # low-rank rates would ruin all weights
-        wanted = {"training": {key: value for key, value in wanted["training"].items() if key != "lr"}}
+        wanted = {"training": {key: value for key, value in wanted["training"].items() if not key.endswith("lr")}}
     return merged(settings, wanted)
