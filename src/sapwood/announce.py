@@ -25,6 +25,7 @@ from sapwood.progress import Progress
 from sapwood.record import task_names
 from sapwood.settings import TrainingConfig
 from sapwood.state import State
+from sapwood.wording import counted
 
 _LISTED = 5
 _LOOKED_AT = 64  # pictures that are predicted before training, in all
@@ -265,7 +266,7 @@ def _spread(which: Tensor, count: int) -> list[int]:
 
 def _counted(name: str, count: int, before: int | None = None) -> str:
     known = "" if before is None else f", {before} before"
-    return f"{name} ({count} picture{'' if count == 1 else 's'}{known})"
+    return f"{name} ({counted(count, 'picture')}{known})"
 
 
 def _rounds(duplicates: Sequence[Duplicate]) -> str:

@@ -15,6 +15,7 @@ from sapwood.progress import Progress
 from sapwood.state import State
 from sapwood.state.files import put, read_bytes, read_checked, sync_folder, writing
 from sapwood.state.records import POINTER, StateMoved, pointer_text, version_path
+from sapwood.wording import counted
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def _pack(state: State, target: Path, progress: Progress) -> Packed:
             f"{backbone.info.sha256[:12]}; put the original weights back"
         )
     if count := kept_counts(version.record):
-        progress.note(f"{count} pictures that the state keeps to measure on go along; `sapwood probe` removes them")
+        progress.note(
+            f"{counted(count, 'picture')} kept in the state to measure on go along; `sapwood probe` removes them"
+        )
     with writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.parent / f".{target.name}-{uuid4().hex}"

@@ -15,6 +15,7 @@ from sapwood.errors import ConfigError, DataError
 from sapwood.learned import learned_files, learned_pictures
 from sapwood.record import of_json_lines
 from sapwood.state import State
+from sapwood.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,9 +74,10 @@ class Taken:
         if len(self.new):
             least, most = min(self.shown.values()), max(self.shown.values())
             each = f"{most}" if least == most else f"{least} to {most}"
+            classes = counted(len(self.shown), "class", "classes")
             said.append(
-                f"kept in the state to measure on, and not learned: {len(self.new)} pictures, {each} of each of "
-                f"{len(self.shown)} classes; `sapwood probe STATE --remove` removes them"
+                f"kept in the state to measure on, and not learned: {counted(len(self.new), 'picture')}, {each} of "
+                f"each of {classes}; `sapwood probe STATE --remove` removes them"
             )
         if self.again:
             said.append(f"{self.again} of the pictures are kept to measure on already, and are not learned")

@@ -29,6 +29,7 @@ from sapwood.repair_steps import (
 )
 from sapwood.repair_sums import Sums, open_head
 from sapwood.state import State
+from sapwood.wording import counted
 
 __all__ = ["Repair", "kept_bytes", "list_classes", "merge_classes", "relabel", "remove_class", "rename_class"]
 
@@ -181,7 +182,7 @@ def relabel(
             if not counts[identifier]
         ]
         count = len({row["sha256"] for row in before})
-        return finish(draft, f"relabel {count} picture{'s' if count > 1 else ''} -> {to}", remarks)
+        return finish(draft, f"relabel {counted(count, 'picture')} -> {to}", remarks)
 
 
 def _regroup_probes(draft: Draft, gone: int, into: int | None) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from sapwood.cli.screen import listening, percent, table
 from sapwood.errors import ConfigError
+from sapwood.wording import counted
 
 if TYPE_CHECKING:
     from sapwood.mask_evaluation import MaskEvaluation, MaskPrediction
@@ -29,7 +30,8 @@ def masks(
         progress.start("drawing masks", 0)
         made = convert(source, target, progress=lambda done, total: progress.advance(1))
         progress.finish()
-    print(f"{made.pictures} pictures with masks of {len(made.classes)} classes in {target}")
+    classes = counted(len(made.classes), "class", "classes")
+    print(f"{counted(made.pictures, 'picture')} with masks of {classes} in {target}")
 
 
 def prepare_folders(*folders: Path | None) -> tuple[Path | None, ...]:
@@ -91,9 +93,9 @@ def evaluation_lines(measured: MaskEvaluation) -> list[str]:
 
     alone = mean_of(measured.per_class.values())
     whole = mean_of((measured.background, *measured.per_class.values()))
+    of = f"{counted(measured.images, 'picture')}, {counted(measured.pixels, 'pixel')} (version {measured.version})"
     lines = [
-        f"mIoU {percent(whole)} % with the background, {percent(alone)} % without; over {measured.images} pictures, "
-        f"{measured.pixels:,} pixels (version {measured.version})",
+        f"mIoU {percent(whole)} % with the background, {percent(alone)} % without; over {of}",
         "",
     ]
     rows = [["part", "IoU, %"]]

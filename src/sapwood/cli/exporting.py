@@ -10,6 +10,7 @@ import typer
 from sapwood.cli.options import AsJson, StateFolder
 from sapwood.cli.screen import listening, print_json, size
 from sapwood.data.names import shown
+from sapwood.wording import counted
 
 
 def export(
@@ -69,9 +70,9 @@ def export(
 
 
 def _lines(made: Any) -> list[str]:
-    classes = made.facts["classes"]
+    count = counted(len(made.facts["classes"]), "class", "classes")
     return [
-        f"{shown(made.path)}: {made.format} of version {made.version}, {len(classes)} classes, {size(made.bytes)}",
+        f"{shown(made.path)}: {made.format} of version {made.version}, {count}, {size(made.bytes)}",
         f"answers differ by {made.max_difference:.2g} at most on {shown(made.checked_on)} (allowed {made.limit:.0e})",
         *(f"note: {shown(note)}" for note in made.notes),
         f"how to use it: {shown(made.card)}",

@@ -9,6 +9,7 @@ import typer
 
 from sapwood.cli.options import AsJson, StateFolder
 from sapwood.cli.screen import print_json, size, table
+from sapwood.wording import counted
 
 
 def probe(
@@ -42,4 +43,4 @@ def probe(
         print(f"{state} keeps no pictures to measure on")
     else:
         print(table([["class", "pictures"], *([name, str(count)] for name, count in counts.items())], right=[1]))
-        print(f"\n{size(stored)}: {len(kept)} pictures that were never learned; --remove removes them")
+        print(f"\n{size(stored)}: {counted(len(kept), 'picture')} never learned; --remove removes what is kept")

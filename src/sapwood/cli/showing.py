@@ -15,6 +15,7 @@ from sapwood.cli.screen import duration, listening, percent, print_json, shown_s
 from sapwood.data.names import shown
 from sapwood.errors import ConfigError
 from sapwood.record import columns_apart, measured_rounds
+from sapwood.wording import counted
 
 if TYPE_CHECKING:
     from sapwood.report import ReportData
@@ -133,9 +134,9 @@ def summary(version: Version) -> str:
     head = f"{facts['method']} on {facts['backbone']} at {shown_size(facts['image_size'])} px"
     if not facts["tasks"]:
         return f"{head}, nothing learned yet"
-    head += f", {len(facts['classes'])} classes"
+    head += f", {counted(len(facts['classes']), 'class', 'classes')}"
     if facts["probe"]["images"]:
-        kept = f"{facts['probe']['images']} pictures ({size(facts['probe']['bytes'])})"
+        kept = f"{counted(facts['probe']['images'], 'picture')} ({size(facts['probe']['bytes'])})"
         head += f"\nkeeps {kept} to measure on; `sapwood probe` lists and removes them"
     rows = [["round", "pictures", "time", "peak", "a picture", "trained", "stored", "validation, %", "classes"]]
     rows += [

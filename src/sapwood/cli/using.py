@@ -14,6 +14,7 @@ from sapwood.cli.options import AsJson, Device, Labelled, SkipBad, StateFolder, 
 from sapwood.cli.screen import listening, percent, print_json, table
 from sapwood.data.names import shown
 from sapwood.errors import ConfigError
+from sapwood.wording import counted
 
 if TYPE_CHECKING:
     from sapwood.learner import Learner
@@ -147,7 +148,8 @@ def evaluate(
     elif options is not None:
         print("\n".join(evaluation_lines(measured)))
     else:
-        print(f"{percent(measured.accuracy)} % of {measured.images} pictures right (version {measured.version})")
+        of = counted(measured.images, "picture")
+        print(f"{percent(measured.accuracy)} % of {of} right (version {measured.version})")
         print("\n".join(_sureness(measured)))
         rows = [["round", "%"], *([name, percent(share)] for name, share in measured.per_task.items())]
         print(f"\n{table(rows, right=[1])}")
@@ -173,5 +175,5 @@ def _sureness(measured: Any) -> list[str]:
         lines.append(f"{percent(measured.accepted)} % of them taken for known")
     if measured.unknown_images:
         told = "cannot be said" if measured.false_accept is None else f"{percent(measured.false_accept)} %"
-        lines.append(f"of {measured.unknown_images} pictures of other classes taken for known: {told}")
+        lines.append(f"of {counted(measured.unknown_images, 'picture')} of other classes taken for known: {told}")
     return lines

@@ -9,6 +9,7 @@ import typer
 
 from sapwood.cli.options import AsJson, StateFolder
 from sapwood.cli.screen import listening, print_json
+from sapwood.wording import counted
 
 if TYPE_CHECKING:
     from sapwood.state import Version
@@ -72,4 +73,4 @@ def prune(
         return
     kept = len(versions)
     gone = f"removed {', '.join(removed)}" if removed else "nothing to remove"
-    print(f"{state} is still {opened.version.id}; {gone}; kept {kept} version{'s' if kept > 1 else ''}")
+    print(f"{state} is still {opened.version.id}; {gone}; kept {counted(kept, 'version')}")

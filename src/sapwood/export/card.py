@@ -9,6 +9,7 @@ from typing import Any
 from sapwood.export.options import Check, Format
 from sapwood.export.plain import Plain
 from sapwood.record import columns_apart, measured_rounds, other_pictures
+from sapwood.wording import counted
 
 _MARKS = re.compile(r"([\\`*_{}\[\]<>|#~$])")
 _KNOWN_LICENCES = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0"})
@@ -50,7 +51,7 @@ def card(name: str, form: Format, plain: Plain, facts: Mapping[str, Any], check:
     """README.md of an export, Markdown with the header that model hubs read."""
     record, info = plain.record, plain.backbone.info
     task = f", the expert of round {plain.task} alone" if plain.task is not None else ""
-    count, rounds = f"{len(plain.classes)} classes", _count(len(record["tasks"]), "round")
+    count, rounds = counted(len(plain.classes), "class", "classes"), counted(len(record["tasks"]), "round")
     what = "draws masks of" if plain.kind == "segmentation" else "names pictures by"
     sections = [
         f"# {plain_text(info.name)} with {count}",
@@ -152,7 +153,3 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table; the cells are Markdown already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

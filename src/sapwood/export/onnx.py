@@ -24,6 +24,7 @@ from sapwood.export.onnx_usage import usage
 from sapwood.export.options import Check, Dtype, Format, Options
 from sapwood.export.plain import Plain
 from sapwood.export.views import HEADROOM
+from sapwood.wording import counted
 
 LIMIT = 1e-4
 """Between torch and ONNX Runtime in float32; the kernels add in other orders."""
@@ -200,8 +201,9 @@ def _shrink(graph: Graph, path: Path, options: Options, facts: dict[str, Any], n
         facts["accuracy_fp32"] = accuracy(before, options.labelled, prepare)
         facts[f"accuracy_{options.dtype}"] = accuracy(after, options.labelled, prepare)
         what = "pixels" if graph.maps else "pictures"
+        of = f"{counted(len(options.labelled.views), 'picture')} of {options.labelled.source}"
         notes.append(
-            f"accuracy on {len(options.labelled.views)} pictures of {options.labelled.source} (of {what}): fp32 "
+            f"accuracy on {of} (of {what}): fp32 "
             f"{100 * facts['accuracy_fp32']:.1f} %, {options.dtype} {100 * facts[f'accuracy_{options.dtype}']:.1f} %"
         )
     whole.unlink()

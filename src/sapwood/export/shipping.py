@@ -23,6 +23,7 @@ from sapwood.export.views import CHECKED, labelled_views, made_up
 from sapwood.progress import Progress
 from sapwood.state import State
 from sapwood.state.files import encode
+from sapwood.wording import counted
 
 MARKER = "sapwood-export.json"
 CARD = "README.md"
@@ -169,7 +170,7 @@ def _options(
     else:
         step = max(1, len(labelled.views) // CHECKED)
         views = labelled.views[::step][:CHECKED]
-        source = f"{len(views)} pictures of {labelled.source}"
+        source = f"{counted(len(views), 'picture')} of {labelled.source}"
     return Options(size, views, source, task, dtype, inside, labelled, target.name, progress)
 
 

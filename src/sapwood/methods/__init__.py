@@ -9,6 +9,7 @@ from typing import Any
 from sapwood.adapters import ADAPTERS
 from sapwood.errors import ConfigError, UnknownName
 from sapwood.heads import HEADS
+from sapwood.methods.mask_recipes import MASK_RECIPES
 from sapwood.methods.method import TWINS, Method, Settings, for_kind, merged
 from sapwood.methods.recipes import RECIPES
 from sapwood.objectives import OBJECTIVES
@@ -17,7 +18,7 @@ from sapwood.registry import Registry
 __all__ = ["METHODS", "Method", "Settings", "find_method"]
 
 METHODS: Registry[Method] = Registry("method", "methods")
-for _recipe in RECIPES:
+for _recipe in (*RECIPES, *MASK_RECIPES):
     METHODS.add(_recipe.name, _recipe)
 
 _ALIASES = {"frozen": "none", "full": "full-finetune"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sapwood.report.content import ReportData
 from sapwood.report.markup import Column, Html, percent, section, swatch, table, text
+from sapwood.wording import counted
 
 CLASSES_LISTED = 24  # in the table of classes, before it is folded away
 _ROUNDING = 0.0005  # a tenth of a point is printed
@@ -52,9 +53,7 @@ def _fallen(report: ReportData) -> str:
     if not changes:
         return ""
     lost = sorted((change, name) for name, change in changes.items() if change < -_ROUNDING)
-    compared = (
-        f"{len(changes)} class{'' if len(changes) == 1 else 'es'} measured after round {report.before_round!r} too"
-    )
+    compared = f"{counted(len(changes), 'class', 'classes')} measured after round {report.before_round!r} too"
     if not lost:
         said = f"Of {compared}, none has lost anything since."
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sapwood.report.chart import course_chart
@@ -25,6 +25,7 @@ from sapwood.report.markup import (
     text,
 )
 from sapwood.report.route_maps import routes
+from sapwood.wording import counted
 
 CLASSES_SHOWN = 12  # of a round, before the rest is folded away
 
@@ -53,13 +54,9 @@ def _header(report: ReportData) -> str:
         "Method": report.method,
         "Backbone": report.backbone,
         "Created": report.created,
-        "Learned": f"{_count(report.classes, 'class', 'classes')} in {_count(report.tasks, 'round', 'rounds')}",
+        "Learned": f"{counted(len(report.classes), 'class', 'classes')} in {counted(len(report.tasks), 'round')}",
     }
     return header(report.title, facts)
-
-
-def _count(things: Sized, one: str, many: str) -> str:
-    return f"{len(things):,} {one if len(things) == 1 else many}"
 
 
 def _numbers(report: ReportData) -> str:
