@@ -20,6 +20,16 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 
+def rgb(path: Path) -> Image.Image:
+    """A picture as it was taught: turned upright, what is clear over white, 16-bit grey in 8 bits."""
+    picture = ImageOps.exif_transpose(Image.open(path))
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray(np.round(np.asarray(picture) / 257).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+    return picture.convert("RGB")
+
+
 def view(picture: Image.Image, rules: dict) -> np.ndarray:
     """A picture as the file takes it: [1, H, W, 3] uint8 as it is, or [1, 3, h, w] float32 resized and normalised."""
     if rules["inside"]:
@@ -54,7 +64,7 @@ def main() -> None:
     facts = json.loads(session.get_modelmeta().custom_metadata_map["sapwood"])
     classes = facts["classes"]
     for path in given.pictures:
-        picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        picture = rgb(path)
         batch = view(picture, facts["preprocessing"])
         (logits,) = session.run([facts["output"]["name"]], {facts["input"]["name"]: batch})
         if facts["kind"] == "classification":

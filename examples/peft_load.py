@@ -39,10 +39,20 @@ def stock_model(folder: Path, base: str | None) -> torch.nn.Module:
     return model_class.from_pretrained(base)
 
 
+def rgb(path: Path) -> Image.Image:
+    """A picture as it was taught: turned upright, what is clear over white, 16-bit grey in 8 bits."""
+    picture = ImageOps.exif_transpose(Image.open(path))
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray(np.round(np.asarray(picture) / 257).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+    return picture.convert("RGB")
+
+
 def view(path: Path, rules: dict) -> torch.Tensor:
     """A file as the network takes it [3, S, S]: the central square, resized and normalised."""
     size = rules["size"][0]
-    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    picture = rgb(path)
     side = min(picture.size)
     left, top = (picture.width - side) / 2, (picture.height - side) / 2
     picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))

@@ -86,6 +86,11 @@ class Client:
                     raise SystemExit(problem) from None
                 time.sleep(float(error.headers["Retry-After"]))
             except (URLError, TimeoutError) as error:
+                if body and isinstance(getattr(error, "reason", error), ConnectionResetError | BrokenPipeError):
+                    raise SystemExit(
+                        f"{self.url} broke off while it was sent {len(body) / 2**20:.0f} MiB; it may take less at a "
+                        "time (sapwood serve --max-upload)"
+                    ) from None
                 raise SystemExit(f"{self.url} does not answer: {error}") from None
         raise SystemExit(problem)
 

@@ -36,7 +36,7 @@ def test_a_class_is_taught_and_named(tmp_path: Path) -> None:
         tokens = {"SAPWOOD_ASK_TOKEN": ASK, "SAPWOOD_TEACH_TOKEN": token}
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=tokens)
 
-    with serving(learner.state.path, ask_token=ASK, teach_token=TEACH) as served:
+    with serving(learner.state.path, ask_token=ASK, teach_token=TEACH, upload_bytes=2**21) as served:
         refused = run("teach", "cat", folder, token="some-other-token")
         assert (refused.returncode, refused.stderr) == (1, "Wrong token: this is not the token to teach\n")
         taught = run("teach", "cat", folder)
@@ -54,3 +54,12 @@ def test_a_class_is_taught_and_named(tmp_path: Path) -> None:
         assert (masks.returncode, masks.stderr.partition(",")[0]) == (1, "Not understood: tile is for masks")
         alone = run("ask", EXAMPLE)
         assert (alone.returncode, alone.stderr.partition(":")[0]) == (1, "Not a picture")
+        (tmp_path / "large.png").write_bytes(bytes(3 * 2**24))
+        large = run("ask", tmp_path / "large.png")
+        # The answer may be lost with the connection, on which the client still writes.
+        told = (
+            "Upload too large: a request may be 2 MiB",
+            f"{served.address.rstrip(chr(47))} broke off while it was sent 64 MiB;",
+        )
+        assert large.returncode == 1
+        assert large.stderr.startswith(told), large.stderr

@@ -6,11 +6,23 @@ import difflib
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from sapwood.errors import ConfigError, UnknownName
 
 T = TypeVar("T")
+
+
+class Origin(NamedTuple):
+    """Where an entry comes from.
+
+    Attributes:
+        package: name under which it is imported, ``__main__`` for a script.
+        distribution: name and version of what was installed; None where no entry point led to it.
+    """
+
+    package: str
+    distribution: tuple[str, str] | None = None
 
 
 class Registry(Generic[T]):
@@ -35,6 +47,7 @@ class Registry(Generic[T]):
         self.plural = plural
         self._entries: dict[str, T] = {}
         self._outside_loaded = False
+        self._origins: dict[str, Origin] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that adds an entry under ``name``."""
@@ -61,6 +74,11 @@ class Registry(Generic[T]):
             raise UnknownName(f"no {self.kind} {name!r}.{hint} Known {self.plural}: {', '.join(sorted(self._entries))}")
         return self._entries[name]
 
+    def origin(self, name: str) -> Origin:
+        """The package that an entry is from."""
+        entry = self[name]
+        return self._origins.get(name) or Origin(getattr(entry, "__module__", "sapwood").partition(".")[0])
+
     def __contains__(self, name: object) -> bool:
         if name not in self._entries:
             self._load_outside()
@@ -83,6 +101,8 @@ class Registry(Generic[T]):
                 continue
             try:
                 self.add(point.name, point.load())
+                made = (point.dist.name, point.dist.version) if point.dist else None
+                self._origins[point.name] = Origin(point.module.partition(".")[0], made)
             except Exception as error:
                 # Somebody else's package: its fault must not take the rest down, nor pass in silence.
                 warnings.warn(f"{self.kind} {point.name!r} ({point.value}) cannot be loaded: {error}", stacklevel=3)

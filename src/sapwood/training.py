@@ -93,7 +93,7 @@ class Trained:
     Attributes:
         log: one entry an epoch: ``epoch``, ``loss``, between epochs ``validation_accuracy``.
         earlier: seconds that interrupted runs of the round took.
-        gmacs: multiply-accumulates of all steps in units of 1e9: those of a first step times the number of steps.
+        gmacs: multiply-accumulates of all steps in units of 1e9: for each picture as many as in the first step.
     """
 
     log: list[dict[str, float]]
@@ -214,7 +214,9 @@ def train(
                 stop.check()
     progress.finish()
     alike(parameters.values())
-    return Trained(log, spent_before, position.step_gmacs * total)
+    # The last step of an epoch may have fewer pictures.
+    steps = feed.count / min(feed.count, feed.batch_size * config.accumulate)
+    return Trained(log, spent_before, position.step_gmacs * steps * config.epochs)
 
 
 def _step(

@@ -55,6 +55,17 @@ def test_an_epoch_costs_what_a_run_counts(plan: Callable[..., Plan], method: str
     assert passes > 0.4 * probed.passes  # some leave validation pictures out, or look at a part
 
 
+def test_a_short_last_step_counts_for_its_pictures(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    """The same pictures as often, in steps of 4 and of 5: the rounds have no multiple of either."""
+    found = {}
+    for size in (4, 5):
+        (row,) = plan("seq-lora", training={"batch_size": size, "validation": 0.0}).rows().values()
+        made = run(plan("seq-lora").stream(0), with_epochs(row.run, 2), tmp_path / f"{size}.json")
+        assert any(count % size for count in made["train_pictures"])
+        found[size] = made["train_gmacs"] - made["pass_gmacs"]
+    assert found[4] == pytest.approx(found[5], rel=1e-9)
+
+
 def test_the_bound_pays_for_its_last_training(plan: Callable[..., Plan], tmp_path: Path) -> None:
     found = {}
     for at_end in (False, True):
@@ -126,3 +137,7 @@ def test_the_command_line(own: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     ):
         assert bench(own, out, "--methods", "lora+lwf", *options) == 2
         assert told in capsys.readouterr().err
+    small = tmp_path / "small"
+    assert bench(own, small, "--methods", "ncm", "--budget-gmacs", str(least / 2)) == 0
+    assert bench(own, small, "--methods", "ncm,lora+lwf", "--budget-gmacs", str(least / 2)) == 2
+    assert f"; name another --out and give at least {least:g} there, the" in capsys.readouterr().err

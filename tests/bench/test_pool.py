@@ -199,12 +199,16 @@ def test_a_method_of_another_package_is_benched(own: str, tmp_path: Path) -> Non
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/quiet.py").write_text(
         "from sapwood.methods import Method\n"
-        'METHOD = Method("quiet", "lora", "finetune", "cosine", "seq-lora with a cosine head")\n'
+        "from sapwood.heads.cosine import CosineHead\n"
+        "class Quiet(CosineHead): pass\n"
+        'METHOD = Method("quiet", "lora", "finetune", "quiet", "seq-lora with a cosine head")\n'
     )
     info = tmp_path / "elsewhere/quiet-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: quiet\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[sapwood.methods]\nquiet = quiet:METHOD\n")
+    (info / "entry_points.txt").write_text(
+        "[sapwood.methods]\nquiet = quiet:METHOD\n[sapwood.heads]\nquiet = quiet:Quiet\n"
+    )
     out = tmp_path / "out"
     options = ("--methods", "quiet", "--seeds", "1", "--epochs", "1", "--no-controls", "--json")
     done = subprocess.run(
@@ -215,7 +219,8 @@ def test_a_method_of_another_package_is_benched(own: str, tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["results"]
-    assert (row["method"], row["parts"]["head"]) == ("quiet", "cosine")
+    assert (row["method"], row["parts"]["head"], row["libraries"]["quiet"]) == ("quiet", "quiet", "1.0")
+    assert list(row["code"]) == ["sapwood", "quiet"]
 
 
 def test_what_could_not_be_a_bench_leaves_nothing(bench: Callable[..., Result], tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_order_of_the_domains(few: Path) -> None:
         assert len(task.train) == 10
         assert files(task.test) == files(natural[task.name].test)
     for wrong, said in (
-        ({"tasks": 2}, "its tasks are its 5 domains, which tasks=2 cannot split"),
+        ({"tasks": 2}, "its tasks are its 5 domains, which cannot be split into 2"),
         ({"keep": 6}, "has 5 tasks, got keep=6"),
         ({"per_class": 2}, "class 'airplane' has 1 training pictures, got per_class=2"),
     ):

@@ -46,5 +46,5 @@ def test_the_order_may_be_turned_round_and_cut(shared_data: Path) -> None:
     assert [one.name for one in BENCHMARKS["camvid-domains"](shared_data, keep=1).rounds] == ["day"]
     with pytest.raises(ConfigError, match="camvid-domains has 2 tasks, got keep=3"):
         BENCHMARKS["camvid-domains"](shared_data, keep=3)
-    with pytest.raises(ConfigError, match="its tasks are conditions, which tasks=2 cannot split; take keep"):
+    with pytest.raises(ConfigError, match="its tasks are conditions, which cannot be split into 2; leave --tasks out"):
         BENCHMARKS["camvid-domains"](shared_data, tasks=2)

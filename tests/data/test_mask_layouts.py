@@ -196,7 +196,7 @@ def test_acdc(tmp_path: Path) -> None:
     weathers = [CONDITIONS[index] for index in class_order(4, 1)]
     assert [part.name for part in mixed.rounds] == ["cityscapes", *weathers[:2]]
     assert stream.domains
-    with pytest.raises(ConfigError, match="acdc: its tasks are conditions, which tasks=2 cannot split"):
+    with pytest.raises(ConfigError, match="acdc: its tasks are conditions, which cannot be split into 2"):
         BENCHMARKS["acdc"](tmp_path, tasks=2)
     (tmp_path / "cityscapes" / "gtFine" / "val").rename(tmp_path / "aside")
     with pytest.raises(DataError, match=r"acdc: \S*cityscapes has no gtFine/val"):

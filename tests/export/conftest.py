@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sapwood.export import Plain
 from sapwood.learner import Learner
@@ -21,6 +23,21 @@ Taught = Callable[..., Path]
 
 _STATES: dict[tuple[str, ...], Path] = {}
 _FOLDERS: dict[str, tuple[Path, Path, Path]] = {}
+
+
+def odd_pictures(picture: Path, folder: Path) -> list[Path]:
+    """A picture that lies on its side, is half clear, is of 16-bit grey, and has a palette with a clear colour."""
+    image = Image.open(picture).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder / "turned.png", exif=exif)
+    clear = image.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(image.size))
+    clear.save(folder / "clear.png")
+    deep = np.asarray(image.convert("L"), np.uint16) * 201 + 77
+    Image.fromarray(deep).save(folder / "deep.png")
+    image.quantize(16).save(folder / "palette.png", transparency=3)
+    return [folder / name for name in ("turned.png", "clear.png", "deep.png", "palette.png")]
 
 
 @pytest.fixture

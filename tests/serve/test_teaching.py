@@ -179,6 +179,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
         ({"name": ".."}, lesson("cat", 1), 422, "means a folder"),
         ({"name": "a\x00b"}, lesson("cat", 1), 422, "control character"),
         ({"name": "x" * 10_000}, lesson("cat", 1), 422, "200 characters, got 10,000"),
+        ({"name": "K\xfche".encode("latin-1")}, lesson("cat", 1), 422, "'name' is not UTF-8"),
         ({"name": "cat", "task": "a/b"}, lesson("cat", 1), 422, "path separator"),
         ({"name": "cat", "epochs": "many"}, lesson("cat", 1), 422, "whole number"),
         ({"name": "cat", "epochs": "-1"}, lesson("cat", 1), 422, "whole number"),

@@ -17,20 +17,26 @@ def leave_half(path: Path) -> None:
         state.training.begin({"base": base_of(state.version.record["tasks"]), "task": "nest", "classes": []})
 
 
-def test_what_is_half_learned_goes_with_the_change_and_is_named(serve: Serve, copied: Path) -> None:
+def test_what_is_half_learned_goes_alone_as_on_the_command_line(serve: Serve, copied: Path) -> None:
     client, before = serve(copied), State.open(copied).version
     leave_half(copied)
-    back = client.post("/v1/undo")
-    assert back.status_code == 200, back.text
-    assert f"undo of {before.id}" in back.json()["note"]
-    assert back.json()["note"].endswith("; round 'nest', which was half learned, has been dropped too")
+    said = client.get("/v1/history").json()["undo"]
+    assert (said["drops"], said["to"], said["rounds"], said["goes"]) == ("nest", before.id, [], [])
+    back = client.post("/v1/undo").json()
+    assert back["version"] == before.id
+    assert back["note"] == "round 'nest', which was half learned, has been dropped; nothing else has changed"
     assert State.open(copied).training.plan() is None
+    assert client.get("/v1/history").json()["undo"]["drops"] is None
+    assert f"undo of {before.id}" in client.post("/v1/undo").json()["note"]
 
 
-def test_where_there_is_no_way_back_nothing_is_dropped(serve: Serve, copied: Path) -> None:
+def test_where_nothing_was_learned_before_what_is_half_learned_goes_all_the_same(serve: Serve, copied: Path) -> None:
     client = serve(copied)
-    State.open(copied).prune(1)
+    state = State.open(copied)
+    while state.version.record.get("parent") is not None:
+        state.undo()
     leave_half(copied)
-    answer = client.post("/v1/undo")
-    assert answer.status_code >= 400, answer.text
-    assert (State.open(copied).training.plan() or {})["task"] == "nest"
+    assert client.post("/v1/undo").json()["version"] == state.version.id
+    assert State.open(copied).training.plan() is None
+    refused = client.post("/v1/undo")
+    assert (refused.status_code, refused.json()["title"]) == (409, "Nothing to undo")

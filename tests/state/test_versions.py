@@ -94,7 +94,7 @@ def test_prune_keeps_the_newest_and_every_file_that_they_need(state: State) -> N
 def test_prune_of_more_than_there_are_removes_nothing(state: State) -> None:
     before = tree(state.path)
     assert state.prune(5) == state.prune(10**9) == []
-    with pytest.raises(StateError, match=r"0 versions cannot be kept.*give 1 or more"):
+    with pytest.raises(StateError, match=r"0 versions cannot be kept.*give >= 1"):
         state.prune(0)
     assert tree(state.path) == before
 
@@ -124,6 +124,40 @@ def test_prune_removes_a_damaged_old_version_but_keeps_all_if_a_new_one_is_damag
     assert removed[-1] == third.id
     assert numbers(state) == [4, 5]
     assert set(tree(state.path)) == committed_files(state)
+
+
+def test_a_damaged_version_is_not_gone_back_to(state: State) -> None:
+    """Of the right size, so that only its checksum tells."""
+    damaged = next(iter(state.versions()[1].record["files"]))
+    state.commit({"tasks": []}, {}, "anew")
+    data = (state.path / damaged).read_bytes()
+    (state.path / damaged).write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    before = tree(state.path)
+    with pytest.raises(StateError, match=rf"{damaged} is damaged"):
+        state.rollback("v2")
+    assert tree(state.path) == before
+
+
+def test_the_only_version_to_stay_must_be_whole(state: State) -> None:
+    damaged = next(iter(state.version.record["files"]))
+    data = (state.path / damaged).read_bytes()
+    (state.path / damaged).write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    before = tree(state.path)
+    with pytest.raises(StateError, match=rf"{damaged} is damaged"):
+        state.prune(1)
+    assert tree(state.path) == before
+
+
+def test_where_the_newest_version_lacks_a_file_earlier_ones_are_within_reach(state: State) -> None:
+    kept = state.versions()[2]
+    lost = next(name for name in state.version.record["files"] if name not in kept.record["files"])
+    (state.path / lost).unlink()
+    with pytest.raises(StateError, match=rf"{lost} is missing; .*, or go back to a whole version .`undo`, `rollback`."):
+        State.open(state.path)
+    opened = State.open(state.path, whole=False)
+    assert [version.id for version in opened.versions()][-1] == state.version.id
+    opened.rollback(kept.id)
+    assert State.open(state.path).version.record["tasks"] == kept.record["tasks"]
 
 
 def test_prune_removes_nothing_where_a_version_to_keep_lacks_a_file(state: State) -> None:

@@ -27,7 +27,7 @@ from sapwood.settings import TrainingConfig, build
 _ROUNDING = 1e-9  # of sums of floats: a budget of exactly n epochs pays for n
 
 
-def chosen_epochs(plan: Plan, rows: Mapping[str, Row], progress: Progress) -> dict[str, int]:
+def chosen_epochs(plan: Plan, rows: Mapping[str, Row], progress: Progress, *, fixed: bool = False) -> dict[str, int]:
     """Epochs of each row that trains: the most whose counted training stays within the plan's budget.
 
     Each row's cost is found by a ``probe``, which takes passes for somewhat dearer than they may be.
@@ -36,6 +36,7 @@ def chosen_epochs(plan: Plan, rows: Mapping[str, Row], progress: Progress) -> di
         plan: with a budget.
         rows: those that are still to be run, by name.
         progress: listens.
+        fixed: there are rows of this budget, beside which those of another would not stand.
 
     Returns:
         By name; rows that train nothing are left out.
@@ -57,9 +58,11 @@ def chosen_epochs(plan: Plan, rows: Mapping[str, Row], progress: Progress) -> di
     trained = {name: cost for name, cost in costs.items() if cost.epoch}
     dearest = max(trained, key=lambda name: sum(trained[name]), default=None)
     if dearest is not None and epochs_within(budget, trained[dearest]) < 1:
+        least = _rounded_up(sum(trained[dearest]))
+        remedy = f"name another --out and give at least {least} there" if fixed else f"give at least {least}"
         raise ConfigError(
-            f"--budget-gmacs {budget:g} does not pay for one epoch of row {dearest}; give at least "
-            f"{_rounded_up(sum(trained[dearest]))}, the smallest that works for all rows"
+            f"--budget-gmacs {budget:g} does not pay for one epoch of row {dearest}; {remedy}, the smallest that works "
+            "for all rows"
         )
     return {name: epochs_within(budget, cost) for name, cost in trained.items()}
 
@@ -94,8 +97,8 @@ def probe(stream: Stream, wanted: Run, folder: Path) -> Compute:
     """GMACs that a row takes, as ``train_gmacs`` counts them.
 
     A probe learns every round with one step's pictures (and one of each class), teacher and growth included, and counts
-    that step and the passes; an epoch has as many steps as the round's pictures make, and a pass is taken to go over
-    all of them, so that one that looks at fewer costs less than this. Where a step's cost depends on what the pictures
+    that step and the passes, for each of its pictures; an epoch goes over the round's, and so does a pass, so that one
+    that looks at fewer costs less than this. Where a step's cost depends on what the pictures
     look like (the bases of ``dual``, masks without some class), it is that of the probe's pictures.
 
     Args:
@@ -119,11 +122,11 @@ def probe(stream: Stream, wanted: Run, folder: Path) -> Compute:
         few = _some(pictures, labels, min(count, config.batch_size * config.accumulate))
         learner.learn(few, task=name, relearn=True)
         task = learner.record["tasks"][-1]
-        step = (task["train_gmacs"] - task["pass_gmacs"]) / _steps(len(few), config)
-        if not step and index == 0:
+        steps = (task["train_gmacs"] - task["pass_gmacs"]) / len(few)
+        if not steps and index == 0:
             return Compute(0.0, 0.0)  # nor will anything later
         passes += task["pass_gmacs"] * len(labels) / len(few)
-        epoch += step * _steps(count, config)
+        epoch += steps * count
     return Compute(passes, epoch)
 
 
@@ -142,10 +145,6 @@ def _some(pictures: Pictures, labels: list[str], count: int) -> Pictures:
     first = dict(zip(reversed(labels), reversed(range(len(labels))), strict=True)).values()
     chosen = dict.fromkeys([*first, *range(0, len(labels), max(1, len(labels) // count)), *range(len(labels))])
     return pictures.subset(sorted(list(chosen)[: max(count, len(first))]))
-
-
-def _steps(pictures: int, config: TrainingConfig) -> int:
-    return math.ceil(math.ceil(pictures / config.batch_size) / config.accumulate)
 
 
 def _changed(wanted: Run, **training: int) -> Run:

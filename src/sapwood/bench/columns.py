@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sapwood.bench.origins import OWN, states_of_code
 from sapwood.bench.summary import TIMED, Gap, Line, Spread
 
 RECONSTRUCTED, BOUND, NOTHING = "†", "‡", "–"
@@ -176,6 +177,12 @@ def notes(lines: Sequence[Line]) -> list[str]:
     if few:
         shared = ", ".join(f"{line.method}: {', '.join(map(str, line.gap.seeds if line.gap else ()))}" for line in few)
         found.append(f"Seeds that joint has too ({shared}) make up the gap.")
+    solved = [line.method for line in lines if line.values["fitted_parameters"] != line.values["trainable_parameters"]]
+    if any(line.values["fitted_parameters"] and line.method in solved and line.values["netscore"] for line in lines):
+        found.append(
+            "NetScore counts what is solved for beside what trains (`fitted_parameters`), as the classifier of a ridge "
+            "head."
+        )
     if any(line.reconstructed for line in lines):
         found.append(
             f"{RECONSTRUCTED} Reconstructed: the source leaves choices open, or could not be read in full; they are "
@@ -190,11 +197,12 @@ def notes(lines: Sequence[Line]) -> list[str]:
             "Timings invalid where rows ran side by side or on a cluster, were stopped and gone on with, or took over "
             "the training of a row that differs in its head alone: not shown."
         )
-    states = {row.get("code_sha256") for line in lines for row in line.rows}
-    if len(states) > 1:
-        found.append(f"The rows come from {len(states)} states of the code (`code_sha256` in `results.json`).")
+    for package, states in states_of_code([row for line in lines for row in line.rows]).items():
+        of = "the code" if package == OWN else f"the code of {package}"
+        found.append(f"The rows come from {states} states of {of} (`code` and `earlier_code` in `results.json`).")
     if any(NOTHING in cells(line) for line in lines):
         found.append(
-            f"{NOTHING} Not measured, or not defined (NetScore where nothing is fitted; the gap of joint itself)."
+            f"{NOTHING} Not measured, or not defined (NetScore where nothing is fitted; the gap of joint itself, and "
+            "without it)."
         )
     return found

@@ -116,16 +116,33 @@ def _matrix(row: Row) -> Html:
     return table(f"Seed {row['seed']}, {row['measure']} in percent", heads, body, "heat")
 
 
+def _brought(row: Row) -> list[list[str]]:
+    """The new classes of each round; where a round brings none, its name, as of a domain."""
+    names = row.get("round_names", [""] * len(row["rounds"]))
+    domains = any(not classes for classes in row["rounds"])
+    return [[name] if domains else classes for name, classes in zip(names, row["rounds"], strict=True)]
+
+
 def _padded(cells: Sequence[float | None], count: int) -> list[float | None]:
     return [*cells, *[None] * (count - len(cells))]
 
 
 def _round(row: Row, place: int) -> Html:
-    names = ", ".join(row["rounds"][place]) if place < len(row["rounds"]) else ""
+    names = ", ".join(_brought(row)[place]) if place < len(row["rounds"]) else ""
     return Html(f'<span class="index">{place + 1}</span> <span class="name" title="{text(names)}">{text(names)}</span>')
 
 
-_SHARED = ("kind", "measure", "train_pictures", "test_pictures", "image_size", "code_sha256", "libraries", "threads")
+_SHARED = (
+    "kind",
+    "measure",
+    "train_pictures",
+    "test_pictures",
+    "image_size",
+    "code_sha256",
+    "code",
+    "libraries",
+    "threads",
+)
 _SHARED_TOO = ("device", "precision", "jobs")
 _OWN = ("backbone", "weights_sha256", "parts", "settings", "run")
 _OF_A_SEED = ("order_seed", "data_sha256")
@@ -173,7 +190,7 @@ def _order(lines: Sequence[Line]) -> str:
     seeds: dict[str, set[int]] = {}
     for row in (row for line in lines for row in line.rows):
         name = "natural order" if row["order_seed"] is None else f"order seed {row['order_seed']}"
-        orders.setdefault(name, row["rounds"])
+        orders.setdefault(name, _brought(row))
         seeds.setdefault(name, set()).add(row["seed"])
     folded = []
     for name, rounds in orders.items():

@@ -87,6 +87,10 @@ class Plan:
             (self.held_out is None or 0 < self.held_out < 1, f"--held-out must lie in (0, 1), got {self.held_out}"),
         )
         kind = benchmark_named(self.benchmark).kind
+        if self.per_class is not None and kind == "segmentation":
+            raise ConfigError("--per-class is for classes; of masks, --every takes one frame in so many")
+        if self.every != 1 and kind != "segmentation":
+            raise ConfigError("--every is for masks; of classes, --per-class takes so many pictures of each")
         if self.held_out is not None and kind == "segmentation":
             raise ConfigError("--held-out is for classes: frames of one film would be learned and measured on")
         for method in self.methods:

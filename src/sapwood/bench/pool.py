@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,12 @@ _REQUEST = "bench.json"
 
 
 def work(
-    plan: Plan, out: Path, engine: Engine, progress: Progress, retries: int = 0
+    plan: Plan,
+    out: Path,
+    engine: Engine,
+    progress: Progress,
+    retries: int = 0,
+    finished: Callable[[Mapping[str, Any]], object] | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Run all rows that are not there yet.
 
@@ -45,6 +50,7 @@ def work(
         progress: listens.
         retries: how often a row that failed is tried again, from its last checkpoint; not where the user has to mend
             something.
+        finished: called with each row that ends well, as it ends.
 
     Returns:
         All rows of the folder, those of the plan first; and a line for each that failed, the others were run all the
@@ -67,14 +73,15 @@ def work(
             engine.open()
         epochs: dict[str, int] = {}
         if plan.budget_gmacs is not None:  # first: a folder whose budget is too small could not be used with another
-            epochs = chosen_epochs(plan, {name: rows[name] for name in waiting}, progress)
+            fixed = any(folder.glob("*.json"))
+            epochs = chosen_epochs(plan, {name: rows[name] for name in waiting}, progress, fixed=fixed)
         _claim(plan, out)
         folder.mkdir(exist_ok=True)
         if waiting:
             engine.check(folder)
         progress.start("rows", len(names), len(names) - len(waiting))
         specs = {name: _spec(plan, name, folder, engine, epochs) for name in waiting}
-        failed = _run(specs, folder, engine, retries, progress)
+        failed = _run(specs, folder, engine, retries, progress, finished)
         if not failed:
             shutil.rmtree(out / TRAINED, ignore_errors=True)
     finally:
@@ -85,7 +92,12 @@ def work(
 
 
 def _run(
-    specs: Mapping[str, dict[str, Any]], folder: Path, engine: Engine, retries: int, progress: Progress
+    specs: Mapping[str, dict[str, Any]],
+    folder: Path,
+    engine: Engine,
+    retries: int,
+    progress: Progress,
+    finished: Callable[[Mapping[str, Any]], object] | None,
 ) -> list[str]:
     """Run rows by name, so many at once as the engine takes; a line for each that failed."""
     waiting, running = list(specs), dict[str, Job]()
@@ -105,7 +117,10 @@ def _run(
                     del running[name]
                     fault = _fault(name, end, folder)
                     if fault is None:
-                        progress.note(_result(folder / f"{name}.json"))
+                        row = json.loads((folder / f"{name}.json").read_text("utf-8"))
+                        progress.note(f"{name}: {_result(row)}")
+                        if finished is not None:
+                            finished(row)
                     elif tries[name] <= retries and end.code not in _FINAL:
                         progress.note(f"{fault}; trying again ({tries[name]} of {retries})")
                         waiting.insert(0, name)
@@ -174,6 +189,5 @@ def _fault(name: str, end: End, folder: Path) -> str | None:
     return f"row {name} failed: {last} (see {log})"
 
 
-def _result(file: Path) -> str:
-    row = json.loads(file.read_text("utf-8"))
-    return f"{file.stem}: {100 * (row['last_accuracy'] or 0):.1f} % after {row['train_seconds']:.0f} s of training"
+def _result(row: Mapping[str, Any]) -> str:
+    return f"{100 * (row['last_accuracy'] or 0):.1f} % after {row['train_seconds']:.0f} s of training"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from sapwood.assembly import Overrides
+from sapwood.bench.origins import OWN, code_of, others
 from sapwood.bench.summary import overall
 from sapwood.costs import state_cost
 from sapwood.data.streams import MaskStream, Stream
@@ -84,6 +82,7 @@ def row_of(stream: Stream, wanted: Run, course: Course) -> dict[str, Any]:
     """The row of a run, ready for JSON; fractions, None where nothing was measured."""
     record = course.learner.record
     recipe = find_method(wanted.method, wanted.head, stream.kind)
+    code, outside = code_of(recipe, wanted.backbone), others(recipe, wanted.backbone)
     count = len(stream.rounds)
     square = [[*row, *[None] * (count - len(row))] for row in course.accuracy]
     # Of pictures the tests of each round, of masks its classes: then a row's mean is that over all of them.
@@ -121,12 +120,14 @@ def row_of(stream: Stream, wanted: Run, course: Course) -> dict[str, Any]:
         "after_each": list(course.summaries),
         "classes": list(stream.classes),
         "rounds": new_classes(stream),
+        "round_names": [part.name for part in stream.rounds],
         "train_pictures": [len(part.train) for part in stream.rounds],
         "test_pictures": [len(part.test) for part in stream.rounds],
         "trainable_parameters": max(task["trainable_parameters"] for task in course.tasks),
         "bytes": last["declared_bytes"],
         "state_bytes": state_bytes(record, course.learner.network.adapter.history),
         "gmacs": cost.gmacs,
+        "fitted_parameters": cost.trainable_parameters,
         "train_gmacs": sum(task["train_gmacs"] for task in course.tasks),
         # Rounds of a row that an earlier release began have not counted them.
         "pass_gmacs": sum(task.get("pass_gmacs", 0.0) for task in course.tasks),
@@ -141,11 +142,12 @@ def row_of(stream: Stream, wanted: Run, course: Course) -> dict[str, Any]:
         "data_sha256": stream.sha256(),
         "split": stream.split,
         "weights_sha256": record["backbone"]["sha256"],
-        "code_sha256": code_sha256(),
+        "code_sha256": code[OWN],
+        "code": code,
         "threads": last["threads"],
         "device": last["device"],
         "precision": last["precision"],
-        "libraries": libraries(),
+        "libraries": libraries() | dict(each.distribution for each in outside if each.distribution),
         "run": asdict(wanted),
     }
 
@@ -158,16 +160,6 @@ def state_bytes(record: Mapping[str, Any], history: str) -> int:
     if history == "all":
         wanted += [f"{task['folder']}/adapter.safetensors" for task in tasks[:-1]]
     return sum(record["files"][name]["bytes"] for name in wanted if name in record["files"])
-
-
-@cache
-def code_sha256() -> str:
-    """Of the package's own source files, by name and content."""
-    root = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
 
 
 def new_classes(stream: Stream) -> list[list[str]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from sapwood.assembly import new_record
 from sapwood.backbones import create_backbone
 from sapwood.backbones.lending import LentOnce
+from sapwood.bench.origins import code_of
 from sapwood.bench.outcomes import false_accept, outcomes
 from sapwood.bench.rows import Course, Run, new_classes, row_of
 from sapwood.bench.sharing import Sharing
@@ -68,8 +69,9 @@ def run(
         if row["run"] != json.loads(json.dumps(asdict(wanted))):
             raise ConfigError(f"{out} is the row of another run; remove it, or name another file")
         return row
-    resumed = not _claim(work, {"run": asdict(wanted), "data": stream.sha256()})
     method = find_method(wanted.method, wanted.head, stream.kind)
+    code = code_of(method, wanted.backbone)
+    earlier = _claim(work, {"run": asdict(wanted), "data": stream.sha256()}, code)
     progress = progress or Progress()
     sharing = None if trained is None else Sharing(trained, stream, wanted, work)
     if sharing is not None and memory is not None:
@@ -82,7 +84,9 @@ def run(
     if sharing is not None and memory is not None:
         sharing.keep(memory)
     took_over = sharing is not None and sharing.took_over
+    resumed = earlier is not None
     row = {**row_of(stream, wanted, course), **found, **(marks or {}), "resumed": resumed, "took_over": took_over}
+    row["earlier_code"] = [each for each in earlier or () if each != code]
     # What was done between the last checkpoint and the stop is not in the seconds.
     row["timing_valid"] = row.get("timing_valid", True) and not resumed and not took_over
     if took_over:
@@ -92,15 +96,19 @@ def run(
     return row
 
 
-def _claim(work: Path, wanted: dict[str, Any]) -> bool:
-    """Make the work folder, or go on in it if it is of the same run and data; whether it is begun, maybe anew."""
+def _claim(work: Path, wanted: dict[str, Any], code: dict[str, str]) -> list[dict[str, str]] | None:
+    """Make the work folder, or go on in it if it is of the same run and data: then the code that has worked in it."""
     file, wanted = work / "run.json", json.loads(json.dumps(wanted))
-    if work.exists() and not (file.exists() and json.loads(file.read_text("utf-8")) == wanted):
+    has = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    earlier = has.pop("code", [])
+    if work.exists() and has != wanted:
         shutil.rmtree(work)
     begun = not work.exists()
+    if begun:
+        earlier = []
     work.mkdir(parents=True, exist_ok=True)
-    _write(file, wanted)
-    return begun
+    _write(file, wanted | {"code": earlier if code in earlier else [*earlier, code]})
+    return None if begun else earlier
 
 
 def open_learner(path: Path, kind: str, wanted: Run, memory: Memory | None) -> Learner:

@@ -13,7 +13,8 @@ import torch
 from filelock import FileLock
 
 from sapwood.assembly import merge_settings
-from sapwood.bench.rows import Run, code_sha256, new_classes
+from sapwood.bench.origins import code_of
+from sapwood.bench.rows import Run, new_classes
 from sapwood.data.streams import Stream
 from sapwood.errors import SapwoodError
 from sapwood.heads import HEADS
@@ -90,6 +91,7 @@ class Sharing:
     def __init__(self, folder: Path, stream: Stream, wanted: Run, work: Path) -> None:
         self.folder, self.stream, self.work = folder, stream, work
         self.family = family(wanted, stream.kind)
+        self.code = code_of(find_method(wanted.method, wanted.head, stream.kind), wanted.backbone)
 
     @property
     def took_over(self) -> bool:
@@ -119,7 +121,7 @@ class Sharing:
         if self.family is None:
             return None
         place = "cuda" if torch.cuda.is_available() else "cpu"  # where a learner computes
-        facts = f"{self.family} {code_sha256()} {torch.__version__} {torch.get_num_threads()} {place}"
+        facts = f"{self.family} {sorted(self.code.items())} {torch.__version__} {torch.get_num_threads()} {place}"
         return self.folder / f"features-{hashlib.sha256(facts.encode()).hexdigest()[:32]}.safetensors"
 
     def join(self, learner: Learner, index: int) -> None:
@@ -139,7 +141,7 @@ class Sharing:
             "device": str(learner.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "code": code_sha256(),
+            "code": self.code,
         }
         rows = {name: value.detach().cpu().clone() for name, value in network.head.named_parameters()}
         learner.state = _Joined(learner.state, self.folder, facts, rows, self.work / _MARK)

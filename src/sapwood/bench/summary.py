@@ -31,6 +31,7 @@ MEASURES = (
     "intransigence",
     "false_accept",
     "trainable_parameters",
+    "fitted_parameters",
     "bytes",
     "state_bytes",
     "gmacs",
@@ -47,11 +48,14 @@ MEASURES = (
 teacher's among them, and in the passes over the training and validation pictures before and after them
 (``pass_gmacs``: features, statistics of layers, pseudo-labels, Fisher), each taken from one batch or picture. Solving
 or re-tuning a head, predictions of validation pictures, and tests do not count.
+
+``fitted_parameters``: those that train and those that are solved for, as the classifier of a ridge head; NetScore
+counts these.
 """
 TIMED = frozenset({"train_seconds", "milliseconds_per_image"})
 """Those that mean nothing of rows that ran side by side or on a cluster, were gone on with or took over a training."""
 JOINT = "joint"
-"""The upper bound that gaps are measured to; without it, the first one of the same weights."""
+"""The upper bound that gaps are measured to."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +188,8 @@ def _check(rows: Sequence[Row], groups: Mapping[tuple[str, str], Sequence[Row]])
 
 
 def _bound(groups: Mapping[tuple[str, str], Sequence[Row]], weights: str) -> Sequence[Row]:
-    fitting = [key for key, group in groups.items() if key[1] == weights and group[0]["upper_bound"]]
-    chosen = (JOINT, weights) if (JOINT, weights) in fitting else next(iter(fitting), None)
-    return groups[chosen] if chosen else ()
+    found = groups.get((JOINT, weights), ())
+    return found if found and found[0]["upper_bound"] else ()
 
 
 def _line(method: str, weights: str, rows: Sequence[Row], bound: Sequence[Row], folder: Path | None) -> Line:

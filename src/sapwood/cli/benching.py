@@ -9,7 +9,7 @@ import typer
 
 from sapwood.cli.options import AsJson, ImageSize, read_settings, read_size
 from sapwood.cli.screen import listening, print_json
-from sapwood.cli.tracking import Track, check_tracker, track_rows
+from sapwood.cli.tracking import Track, check_tracker, follower, track_rows
 from sapwood.errors import ConfigError, SapwoodError
 
 
@@ -128,7 +128,8 @@ def bench(
         budget_gmacs=budget_gmacs,
     )
     with listening() as progress:
-        found, failed = work(plan, out, runs, progress, retries)
+        follow = None if track is None else follower(track, out, progress)
+        found, failed = work(plan, out, runs, progress, retries, follow)
         rows = with_intransigence(found)
         if rows:
             progress.note("drawing tables, plots and report")

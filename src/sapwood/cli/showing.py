@@ -33,7 +33,7 @@ def show(
     """Show rounds, classes, accuracy and costs."""
     from sapwood.state import State
 
-    opened = State.open(state)
+    opened = State.open(state, whole=not versions)  # who looks for a way back need not have all of this one
     listed = list_versions(opened) if versions else []
     half = opened.training.half_learned(opened.version.record["tasks"])
     if as_json:

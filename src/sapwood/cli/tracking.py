@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +15,14 @@ from sapwood.errors import ConfigError
 from sapwood.record import of_json_lines
 
 if TYPE_CHECKING:
+    from sapwood.progress import Progress
     from sapwood.state import State
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 _STORE = "mlflow.db"
 Track = Annotated[
-    str | None, typer.Option(metavar="|".join(TRACKERS), help="Write settings, losses and measures for this tracker.")
+    str | None,
+    typer.Option(metavar="|".join(TRACKERS), help="Write settings and what was measured for this tracker, as it ends."),
 ]
 
 Steps = Iterable[tuple[int, Mapping[str, Any]]]
@@ -78,6 +80,19 @@ def track_rows(name: str, rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
         measured = [*steps, (len(names), {**whole, **costs})]
         _write(name, folder, out.resolve().name, run, {**facts, **row["settings"]}, measured)
     return folder
+
+
+def follower(name: str, out: Path, progress: Progress) -> Callable[[Mapping[str, Any]], None]:
+    """What writes each row of a bench as it ends; a tracker that fails does not stop the others."""
+
+    def write(row: Mapping[str, Any]) -> None:
+        try:
+            track_rows(name, [row], out)
+        except Exception as error:  # whatever a tracker raises
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            progress.note(f"{name}: {reason}; it is tried again when all rows are there")
+
+    return write
 
 
 def _cells(measure: str, names: Sequence[str], cells: Sequence[float | None]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def undo(state: StateFolder, as_json: AsJson = False) -> None:
     """Go back by one change, which is a version of its own; or drop a round that is half learned, and nothing else."""
     from sapwood.state import State, take_back
 
-    opened = State.open(state)
+    opened = State.open(state, whole=False)
     before = opened.version.id
     with listening() as progress:
         version = take_back(opened, progress)
@@ -36,7 +36,7 @@ def rollback(
     """Go back to an earlier version. The step is a version of its own, and `undo` takes it back."""
     from sapwood.state import State
 
-    opened = State.open(state)
+    opened = State.open(state, whole=False)
     before = opened.version.id
     with listening() as progress:
         with opened.writer():

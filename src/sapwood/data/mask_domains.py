@@ -53,7 +53,12 @@ class DomainBenchmark:
         every: int = 1,
     ) -> MaskStream:
         """The stream; arguments as for ``MaskBenchmark``, ``order_seed`` being of the order of the conditions."""
-        check((tasks is None, f"{self.name}: its tasks are conditions, which tasks={tasks} cannot split; take keep"))
+        check(
+            (
+                tasks is None,
+                f"{self.name}: its tasks are conditions, which cannot be split into {tasks}; leave --tasks out",
+            )
+        )
         conditions = self.load(data, self.name)
         first = [name for name in conditions if name in self.always_first]
         others = [name for name in conditions if name not in self.always_first]

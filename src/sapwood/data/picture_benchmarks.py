@@ -137,7 +137,7 @@ class PictureDomains:
             per_class: training pictures of each class in each domain; None takes all.
         """
         count = len(self.domains)
-        fault = f"{self.name}: its tasks are its {count} domains, which tasks={tasks} cannot split; take keep for fewer"
+        fault = f"{self.name}: its tasks are its {count} domains, which cannot be split into {tasks}; leave --tasks out"
         check((tasks in (None, count), fault))
         _check_keep(self.name, count, keep)
         found = self.load(data, self.name)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from sapwood.export.onnx_graph import METADATA, OUTPUT, Graph
 from sapwood.export.options import Options
+from sapwood.export.snippets import READ, SQUARE
 
-_RESIZE_SQUARE = """\
-left, top = ((side - min(picture.size)) / 2 for side in picture.size)
-box = (left, top, left + min(picture.size), top + min(picture.size))
-view = picture.resize(({width}, {height}), Image.Resampling.BICUBIC, box=box)"""
 _RESIZE_WHOLE = "view = picture.resize(({width}, {height}), Image.Resampling.BICUBIC)"
 _NORMALISE = """\
 pixels = np.asarray(view, np.float32) / 255
@@ -28,7 +25,7 @@ def usage(graph: Graph, options: Options) -> str:
     info, (height, width) = graph.plain.backbone.info, options.image_size
     name = options.target if options.target.endswith(".onnx") else "model.onnx"
     if graph.preprocess is None:
-        resize = (_RESIZE_WHOLE if graph.maps else _RESIZE_SQUARE).format(height=height, width=width)
+        resize = (_RESIZE_WHOLE if graph.maps else SQUARE).format(height=height, width=width)
         given = f"{resize}\n{_NORMALISE.format(mean=list(info.mean), std=list(info.std))}"
         what = "The file takes preprocessed pictures (`pixel_values`)."
     else:
@@ -44,10 +41,14 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+
+{READ}
+
+
 session = onnxruntime.InferenceSession("{name}")
 facts = json.loads(session.get_modelmeta().custom_metadata_map["{METADATA}"])
 
-picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
+picture = rgb("picture.jpg")
 {given}
 (logits,) = session.run(["{OUTPUT}"], {{"{graph.input}": given}})
 {_MASK if graph.maps else _SCORES}

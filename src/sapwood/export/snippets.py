@@ -6,24 +6,46 @@ from sapwood.export.dense_file import decision_lines
 from sapwood.export.plain import Plain
 from sapwood.heads.dense import DenseHead
 
+READ = """\
+def rgb(path):  # as it was taught: upright, what is clear over white, 16-bit grey in 8 bits
+    picture = ImageOps.exif_transpose(Image.open(path))
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray(np.round(np.asarray(picture) / 257).astype(np.uint8))
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    return picture.convert("RGB")"""
+SQUARE = """\
+left, top = ((side - min(picture.size)) / 2 for side in picture.size)
+box = (left, top, left + min(picture.size), top + min(picture.size))
+view = picture.resize(({width}, {height}), Image.Resampling.BICUBIC, box=box)"""
+"""The central square at the network's size; where it begins between two pixels, image processors round."""
+
 
 def classifier_usage(plain: Plain) -> str:
     """For a stock classifier."""
+    height, width = plain.image_size
     return f"""\
 Opened by stock `transformers` (and `torch`); nothing else is needed.
 
 ```python
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+
+{READ}
+
 
 folder = "."
 processor = AutoImageProcessor.from_pretrained(folder)
 model = AutoModelForImageClassification.from_pretrained(folder).eval()
 
-picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
+picture = rgb("picture.jpg")
+{SQUARE.format(height=height, width=width)}
 with torch.no_grad():
-    scores = model(**processor(picture, return_tensors="pt")).logits.softmax(1)[0]
+    scores = model(**processor(view, return_tensors="pt")).logits.softmax(1)[0]
 print(model.config.id2label[int(scores.argmax())], float(scores.max()))
 ```
 
@@ -33,12 +55,10 @@ The softmax of the logits is the score; the temperature ({plain.head.temperature
 def encoder_usage(plain: Plain, code: str) -> str:
     """For a stock encoder with the head beside it."""
     head = plain.head
-    show = [
-        'picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")',
-        'pixel_values = processor(picture, return_tensors="pt")["pixel_values"]',
-    ]
+    (height, width), show = plain.image_size, ['picture = rgb("picture.jpg")']
     if isinstance(head, DenseHead):
         show += [
+            'pixel_values = processor(picture, return_tensors="pt")["pixel_values"]',
             "found = logits(model, head, pixel_values)",
             'found = F.interpolate(found, (picture.height, picture.width), mode="bilinear")',
             *decision_lines(head),
@@ -47,6 +67,8 @@ def encoder_usage(plain: Plain, code: str) -> str:
         why = "It draws masks: `logits` gives a map on the encoder's grid, which is enlarged to the picture's size."
     else:
         show += [
+            SQUARE.format(height=height, width=width),
+            'pixel_values = processor(view, return_tensors="pt")["pixel_values"]',
             "scores = logits(model, head, pixel_values).softmax(1)[0]",
             "print(model.config.id2label[int(scores.argmax())], float(scores.max()))",
         ]
@@ -59,10 +81,14 @@ def encoder_usage(plain: Plain, code: str) -> str:
 {why} Stock `transformers` and `torch` are all that is needed.
 
 ```python
+import numpy as np
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 {code}
+
+
+{READ}
 
 
 folder = "."

@@ -59,8 +59,10 @@ def history(request: Request) -> dict[str, Any]:
 
 
 def _step_back(state: State) -> dict[str, Any] | None:
-    """Where an undo leads: which classes go, which come back; None where there is no step back."""
+    """Where an undo leads: what is dropped half learned, which classes go or come back; None without a step back."""
     record = state.version.record
+    if (half := state.training.half_learned(record["tasks"])) is not None:
+        return {"to": state.version.id, "drops": half, "rounds": [], "goes": [], "returns": []}
     if (parent := record.get("parent")) is None:
         return None
     try:
@@ -70,6 +72,7 @@ def _step_back(state: State) -> dict[str, Any] | None:
     now, before = ([entry["name"] for entry in one["classes"]] for one in (record, earlier))
     return {
         "to": parent,
+        "drops": None,
         "rounds": [task["name"] for task in record["tasks"][len(earlier["tasks"]) :]],
         "goes": [name for name in now if name not in before],
         "returns": [name for name in before if name not in now],

@@ -19,7 +19,6 @@ from sapwood.data.names import class_name, shown
 from sapwood.data.sources import LAYOUT
 from sapwood.errors import DataError
 from sapwood.kinds import KINDS, kind_of
-from sapwood.learner import Learner
 from sapwood.serve.archives import ArchiveLimits, unpack
 from sapwood.serve.jobs import Busy, Jobs, QueueFull
 from sapwood.serve.pictures import check_picture
@@ -30,6 +29,7 @@ from sapwood.serve.settings import ServeSettings
 from sapwood.serve.shelf import Shelf
 from sapwood.serve.uploads import Part, Upload, read_upload
 from sapwood.serve.worker import Order
+from sapwood.state import State, take_back
 
 MOST_NAME = 200
 """Characters of the name of a class or round."""
@@ -250,22 +250,19 @@ def _training(fields: dict[str, str]) -> dict[str, Any]:
 
 
 def _undo(settings: ServeSettings, jobs: Jobs, serving: Serving) -> dict[str, str]:
-    notes: list[str] = []
     try:
         with jobs.quiet():
-            learner = Learner.open(settings.state, device="cpu")
-            if learner.record.get("parent") is None:
+            state = State.open(settings.state, whole=False)
+            record = state.version.record
+            half = state.training.half_learned(record["tasks"])
+            if half is None and record.get("parent") is None:
                 raise Problem(409, "Nothing to undo", "nothing was learned before this version; there is no step back")
-            with learner.state.writer():
-                half = learner.state.training.half_learned(learner.record["tasks"])
-                version = learner.state.undo()  # first: if there is no way back, nothing is dropped either
-                learner.state.training.clear()
-            if half is not None:
-                notes.append(f"round {half!r}, which was half learned, has been dropped too")
+            version = take_back(state)
             serving.refresh()
     except Busy as error:
         raise Problem(409, "Something is being learned", str(error), headers=_RETRY) from error
-    return {"version": version.id, "note": "; ".join([str(version.record["note"]), *notes])}
+    dropped = f"round {half!r}, which was half learned, has been dropped; nothing else has changed"
+    return {"version": version.id, "note": str(version.record["note"]) if half is None else dropped}
 
 
 def _full() -> Problem:

@@ -254,7 +254,10 @@ class _Reader:
     def on_part_end(self) -> None:
         """A part is complete."""
         if self._file is None:
-            self.upload.fields[self._name] = self._text.decode("utf-8", "replace")
+            try:
+                self.upload.fields[self._name] = self._text.decode("utf-8")
+            except UnicodeDecodeError:
+                raise Problem(422, "Not understood", f"field {self._name!r} is not UTF-8; send it so") from None
             return
         path = Path(self._file.name)
         self.close()

@@ -19,6 +19,7 @@ from sapwood.state.records import (
     StateMoved,
     Version,
     check_present,
+    check_whole,
     find_version,
     kept_versions,
     load_current,
@@ -47,9 +48,10 @@ class State:
         version: the version that was opened, or committed last through this object.
     """
 
-    def __init__(self, path: Path, version: Version) -> None:
+    def __init__(self, path: Path, version: Version, *, whole: bool = True) -> None:
         self.path = path
         self.version = version
+        self._whole = whole
         self.made_folder = False
         self._lock = WriterLock(path)
 
@@ -79,14 +81,18 @@ class State:
         return state
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> State:
+    def open(cls, path: str | os.PathLike[str], *, whole: bool = True) -> State:
         """Open the current version.
+
+        Args:
+            path: the folder.
+            whole: all its files must be there; not for who reads records alone, or goes back.
 
         Raises:
             StateError: no state, a newer format, broken JSON, or a file that is missing or of the wrong size.
         """
         root = Path(path)
-        return cls(root, load_current(root))
+        return cls(root, load_current(root, whole=whole), whole=whole)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], load: Callable[[State], T]) -> T:
@@ -114,7 +120,7 @@ class State:
 
     def versions(self) -> list[Version]:
         """All committed versions that are still there, oldest first; the last is the current one on disk."""
-        return kept_versions(self.path, load_current(self.path))
+        return kept_versions(self.path, load_current(self.path, whole=self._whole))
 
     def tensors(self, relative: str) -> dict[str, Tensor]:
         """Tensors (on the CPU) of a safetensors file of this version, after checking its size and sha256.
@@ -139,7 +145,7 @@ class State:
         """
         with self._lock.hold() as outermost:
             if outermost:
-                current = load_current(self.path)
+                current = load_current(self.path, whole=self._whole)
                 if current.id != self.version.id:
                     raise StateError(
                         f"{self.path} moved from version {self.version.id} to {current.id} since it was opened; "
@@ -207,7 +213,7 @@ class State:
             to: the earlier version by number or id: ``v3``, ``v0003``, ``v0003-1a2b3c4d``.
 
         Raises:
-            StateError: there is no such version (any more), it is the current one, or a file of it is missing.
+            StateError: there is no such version (any more), it is the current one, or a file of it is damaged.
         """
         with self.writer():
             earlier = find_version(self.path, self.version, to)
@@ -229,12 +235,11 @@ class State:
             StateError: one of the versions to keep is damaged, or misses a file; nothing is removed.
         """
         if keep < 1:
-            raise StateError(
-                f"{self.path}: {keep} versions cannot be kept, the current one always stays: give 1 or more"
-            )
+            raise StateError(f"{self.path}: {keep} versions cannot be kept, the current one always stays: give >= 1")
         with self.writer():
             kept = list(islice(newest_first(self.path, self.version), keep))
-            for version in kept:
+            check_whole(self.path, kept[0])  # before what else there was to go back to is gone
+            for version in kept[1:]:
                 check_present(self.path, version)
             return remove_others(self.path, kept)
 
@@ -258,8 +263,8 @@ class State:
                 folder.rmdir()
 
     def _publish_again(self, earlier: Version, parent: str | None, note: str) -> Version:
-        """Commit the content of an earlier version."""
-        check_present(self.path, earlier)
+        """Commit the content of an earlier version, once every byte of it has been looked at."""
+        check_whole(self.path, earlier)
         return self._publish(earlier.record, earlier.record["files"], {}, parent, note)
 
     def _publish(

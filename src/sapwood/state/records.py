@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.errors import StateError
-from sapwood.state.files import encode, read_bytes, safe_relative
+from sapwood.state.files import encode, read_bytes, read_checked, safe_relative
 
 FORMAT = 1
 """The newest format of a state folder that this library reads, and the one it writes."""
@@ -25,6 +25,7 @@ OWN_KEYS = ("format", "version", "number", "parent", "previous", "created", "not
 """Keys of a record that the state itself writes; whatever the caller gives under them is replaced."""
 
 _LISTED = 6
+_RESTORE = "restore it from a copy of the state"
 _ID = re.compile(r"v(\d{4,12})-([0-9a-f]{8})")
 
 
@@ -154,8 +155,8 @@ def read_pointer(root: Path) -> str:
     return str(identifier)
 
 
-def load_current(root: Path) -> Version:
-    """The version the pointer names, its files there and of the right size; needs no lock.
+def load_current(root: Path, *, whole: bool = True) -> Version:
+    """The version the pointer names, if ``whole`` with all its files there and of the right size; needs no lock.
 
     If something is missing because another process moved on and pruned, the pointer is read again.
     """
@@ -163,7 +164,8 @@ def load_current(root: Path) -> Version:
     while True:
         try:
             version = read_version(root, identifier)
-            check_present(root, version)
+            if whole:
+                check_present(root, version, f"{_RESTORE}, or go back to a whole version (`undo`, `rollback`)")
             return version
         except StateError:
             again = read_pointer(root)
@@ -236,16 +238,23 @@ def _read_if_there(root: Path, identifier: str) -> Version | None:
         return None
 
 
-def check_present(root: Path, version: Version) -> None:
+def check_present(root: Path, version: Version, remedy: str = _RESTORE) -> None:
     """Raise StateError naming the first of a version's files that is missing or of the wrong size."""
     for name, entry in version.record["files"].items():
         path = root / name
         try:
             size = path.stat().st_size
         except OSError as error:
-            raise StateError(f"{path} is missing; restore it from a copy of the state") from error
+            raise StateError(f"{path} is missing; {remedy}") from error
         if size != entry["bytes"]:
-            raise StateError(f"{path} has {size} bytes, expected {entry['bytes']}; restore it from a copy of the state")
+            raise StateError(f"{path} has {size} bytes, expected {entry['bytes']}; {remedy}")
+
+
+def check_whole(root: Path, version: Version) -> None:
+    """Raise StateError naming the first of a version's files that is missing or has other bytes than it was given."""
+    check_present(root, version)
+    for name, entry in version.record["files"].items():
+        read_checked(root / name, entry["bytes"], entry["sha256"])
 
 
 def _parse(data: bytes, path: Path) -> dict[str, Any]:

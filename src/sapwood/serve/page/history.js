@@ -61,6 +61,7 @@ function say(tone, words) {
 
 /** In words, what an undo changes. */
 function takenBack({ undo }) {
+  if (undo.drops) return `It drops the round “${undo.drops}”, which is half learned, and nothing else.`;
   const parts = [undo.rounds.length ? `It goes back to before the round “${undo.rounds[0]}”.` : "It goes back to before the last change."];
   const back = undo.returns.length ? `knows ${named(undo.returns, 6)} again` : "";
   const gone = undo.goes.length ? `no longer knows ${named(undo.goes, 6)}` : "";
