@@ -1,0 +1,67 @@
+"""Tables of docs/results.md say what the rows beside them measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sapwood.bench.columns import count, marked, percent, score
+from sapwood.bench.summary import Line, summarise
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs/results"
+FOLDERS = sorted(file.parent for file in RESULTS.rglob("results.json"))
+COLUMNS = {
+    "Last-Acc": ("last_accuracy", percent),
+    "Inc-Acc": ("average_incremental_accuracy", percent),
+    "forgetting": ("forgetting", percent),
+    "mIoU old": ("miou_old", percent),
+    "new": ("miou_new", percent),
+    "background": ("miou_background", percent),
+    "all": ("miou_all", percent),
+    "NetScore": ("netscore", score),
+    "trained": ("trainable_parameters", count),
+    "trainable parameters": ("trainable_parameters", count),
+}
+
+
+def lines_of(folder: Path) -> dict[tuple[str, str], Line]:
+    rows = json.loads((folder / "results.json").read_text("utf-8"))
+    for row in rows:
+        row.pop("counts", None)
+        row.pop("correct", None)  # intervals take long
+    found = summarise(rows)
+    return {(line.method, line.weights): line for line in found} | {
+        (marked(line), line.weights): line for line in found
+    }
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(RESULTS)))
+def test_results_hold_every_row(folder: Path) -> None:
+    rows = json.loads((folder / "results.json").read_text("utf-8"))
+    named = [f"{row['method'].replace('/', '@')}-{row['weights']}-seed{row['seed']}" for row in rows]
+    assert sorted(named) == sorted(file.stem for file in (folder / "rows").glob("*.json"))
+
+
+@pytest.mark.parametrize("name", ["split-cifar10-5x2", "camvid-4-3", "camvid-4-1"])
+def test_the_table_shows_what_was_measured(name: str) -> None:
+    after = (ROOT / "docs/results.md").read_text("utf-8").split(f"--out docs/results/{name}")[-1]
+    found = re.search(r"(?:^\|.*\|\n)+", after, re.MULTILINE)
+    assert found is not None
+    head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in found[0].splitlines())
+    lines = lines_of(RESULTS / name)
+    compared = 0
+    for row in body:
+        cells = dict(zip(head, row, strict=True))
+        line = lines.get((cells["method"], {"pre-trained": "pretrained"}.get(cells["weights"], cells["weights"])))
+        assert line is not None, cells["method"]
+        assert cells["seeds"] == ", ".join(map(str, line.seeds)), cells["method"]
+        for heading in COLUMNS.keys() & cells.keys():
+            key, show = COLUMNS[heading]
+            value = line.values[key]
+            assert cells[heading] == ("–" if value is None else show(value)), (cells["method"], heading)
+            compared += 1
+    assert compared >= 30
