@@ -30,6 +30,15 @@ def rgb(path: Path) -> Image.Image:
     return picture.convert("RGB")
 
 
+def reduced(picture: Image.Image, side: int) -> Image.Image:
+    """A large picture with a shorter side of 1.25 times what is needed, as when it was taught."""
+    small, most = min(picture.size), round(1.25 * side)
+    if small <= most:
+        return picture
+    size = [round(each * most / small) for each in picture.size]
+    return picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3)
+
+
 def view(picture: Image.Image, rules: dict) -> np.ndarray:
     """A picture as the file takes it: [1, H, W, 3] uint8 as it is, or [1, 3, h, w] float32 resized and normalised."""
     if rules["inside"]:
@@ -37,6 +46,7 @@ def view(picture: Image.Image, rules: dict) -> np.ndarray:
     height, width = rules["size"]
     box = (0.0, 0.0, *map(float, picture.size))
     if rules["resize"] != "stretched":  # the central square
+        picture = reduced(picture, height)
         side = min(picture.size)
         left, top = (picture.width - side) / 2, (picture.height - side) / 2
         box = (left, top, left + side, top + side)

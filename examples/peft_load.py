@@ -53,6 +53,10 @@ def view(path: Path, rules: dict) -> torch.Tensor:
     """A file as the network takes it [3, S, S]: the central square, resized and normalised."""
     size = rules["size"][0]
     picture = rgb(path)
+    small, most = min(picture.size), round(1.25 * size)
+    if small > most:  # a large one is reduced first, as when it was taught
+        lengths = [round(each * most / small) for each in picture.size]
+        picture = picture.resize(lengths, Image.Resampling.BICUBIC, reducing_gap=3)
     side = min(picture.size)
     left, top = (picture.width - side) / 2, (picture.height - side) / 2
     picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))

@@ -26,7 +26,7 @@ _FOLDERS: dict[str, tuple[Path, Path, Path]] = {}
 
 
 def odd_pictures(picture: Path, folder: Path) -> list[Path]:
-    """A picture that lies on its side, is half clear, is of 16-bit grey, and has a palette with a clear colour."""
+    """A picture that lies on its side, is half clear, is of 16-bit grey, has a palette with a clear colour, and is large."""
     image = Image.open(picture).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -37,7 +37,8 @@ def odd_pictures(picture: Path, folder: Path) -> list[Path]:
     deep = np.asarray(image.convert("L"), np.uint16) * 201 + 77
     Image.fromarray(deep).save(folder / "deep.png")
     image.quantize(16).save(folder / "palette.png", transparency=3)
-    return [folder / name for name in ("turned.png", "clear.png", "deep.png", "palette.png")]
+    image.resize((97, 84), Image.Resampling.NEAREST).save(folder / "large.png")
+    return [folder / name for name in ("turned.png", "clear.png", "deep.png", "palette.png", "large.png")]
 
 
 @pytest.fixture

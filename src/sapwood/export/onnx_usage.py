@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sapwood.export.onnx_graph import METADATA, OUTPUT, Graph
 from sapwood.export.options import Options
-from sapwood.export.snippets import READ, SQUARE
+from sapwood.export.snippets import READ, square
 
 _RESIZE_WHOLE = "view = picture.resize(({width}, {height}), Image.Resampling.BICUBIC)"
 _NORMALISE = """\
@@ -25,7 +25,7 @@ def usage(graph: Graph, options: Options) -> str:
     info, (height, width) = graph.plain.backbone.info, options.image_size
     name = options.target if options.target.endswith(".onnx") else "model.onnx"
     if graph.preprocess is None:
-        resize = (_RESIZE_WHOLE if graph.maps else SQUARE).format(height=height, width=width)
+        resize = _RESIZE_WHOLE.format(height=height, width=width) if graph.maps else square(height, width)
         given = f"{resize}\n{_NORMALISE.format(mean=list(info.mean), std=list(info.std))}"
         what = "The file takes preprocessed pictures (`pixel_values`)."
     else:

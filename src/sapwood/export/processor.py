@@ -53,7 +53,7 @@ def processor_notes(plain: Plain, folder: Path, options: Options) -> tuple[str, 
     # Of the wide ones the crop begins between two pixels, where the processor has to round and we do not.
     square, wide = ((_LARGER * height, _LARGER * width + extra) for extra in (0, 2 * ((width + 2) // 4) + 1))
     apart = {shape: _apart(processor, plain, options, shape) for shape in (square, wide)}
-    cut = "" if plain.kind == "segmentation" else "; the lines on the card cut it as sapwood does"
+    cut = "" if plain.kind == "segmentation" else "; the lines on the card make what sapwood sees"
     return (
         f"AutoImageProcessor's pixels differ from sapwood's by {apart[square]:.2g} of 255 steps on average on pictures "
         f"of the view's shape, by {apart[wide]:.2g} where the central square begins between two pixels{cut}",

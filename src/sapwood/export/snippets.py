@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sapwood.export.dense_file import decision_lines
 from sapwood.export.plain import Plain
+from sapwood.export.views import HEADROOM
 from sapwood.heads.dense import DenseHead
 
 READ = """\
@@ -15,16 +16,23 @@ def rgb(path):  # as it was taught: upright, what is clear over white, 16-bit gr
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture.convert("RGBA"))
     return picture.convert("RGB")"""
-SQUARE = """\
-left, top = ((side - min(picture.size)) / 2 for side in picture.size)
-box = (left, top, left + min(picture.size), top + min(picture.size))
+_SQUARE = """\
+small = min(picture.size)
+if small > {reach}:  # a large one is reduced first, as when it was taught
+    size = [round(side * {reach} / small) for side in picture.size]
+    picture, small = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3), {reach}
+left, top = ((side - small) / 2 for side in picture.size)
+box = (left, top, left + small, top + small)
 view = picture.resize(({width}, {height}), Image.Resampling.BICUBIC, box=box)"""
-"""The central square at the network's size; where it begins between two pixels, image processors round."""
+
+
+def square(height: int, width: int) -> str:
+    """The central square at the network's size; where it begins between two pixels, image processors round."""
+    return _SQUARE.format(reach=round(height * HEADROOM), height=height, width=width)
 
 
 def classifier_usage(plain: Plain) -> str:
     """For a stock classifier."""
-    height, width = plain.image_size
     return f"""\
 Opened by stock `transformers` (and `torch`); nothing else is needed.
 
@@ -43,7 +51,7 @@ processor = AutoImageProcessor.from_pretrained(folder)
 model = AutoModelForImageClassification.from_pretrained(folder).eval()
 
 picture = rgb("picture.jpg")
-{SQUARE.format(height=height, width=width)}
+{square(*plain.image_size)}
 with torch.no_grad():
     scores = model(**processor(view, return_tensors="pt")).logits.softmax(1)[0]
 print(model.config.id2label[int(scores.argmax())], float(scores.max()))
@@ -55,7 +63,7 @@ The softmax of the logits is the score; the temperature ({plain.head.temperature
 def encoder_usage(plain: Plain, code: str) -> str:
     """For a stock encoder with the head beside it."""
     head = plain.head
-    (height, width), show = plain.image_size, ['picture = rgb("picture.jpg")']
+    show = ['picture = rgb("picture.jpg")']
     if isinstance(head, DenseHead):
         show += [
             'pixel_values = processor(picture, return_tensors="pt")["pixel_values"]',
@@ -67,7 +75,7 @@ def encoder_usage(plain: Plain, code: str) -> str:
         why = "It draws masks: `logits` gives a map on the encoder's grid, which is enlarged to the picture's size."
     else:
         show += [
-            SQUARE.format(height=height, width=width),
+            square(*plain.image_size),
             'pixel_values = processor(view, return_tensors="pt")["pixel_values"]',
             "scores = logits(model, head, pixel_values).softmax(1)[0]",
             "print(model.config.id2label[int(scores.argmax())], float(scores.max()))",
