@@ -26,7 +26,7 @@ _FOLDERS: dict[str, tuple[Path, Path, Path]] = {}
 
 
 def odd_pictures(picture: Path, folder: Path) -> list[Path]:
-    """A picture that lies on its side, is half clear, is of 16-bit grey, has a palette with a clear colour, and is large."""
+    """A picture on its side, half clear, of 16-bit grey, of a palette with a clear colour, and large."""
     image = Image.open(picture).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = 6
