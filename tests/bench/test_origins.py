@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ WANTED = Run("seq-lora", "random:dinov2-tiny", 0, 28, settings={"training": {"ep
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An installed package with an adapter of its own."""
     folder = tmp_path / "elsewhere"
     (folder / "away_parts").mkdir(parents=True)
@@ -35,7 +35,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: away-parts\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text("[sapwood.adapters]\naway = away_parts.shift:Away\n")
     monkeypatch.syspath_prepend(str(folder))
-    yield folder  # type: ignore[misc]
+    yield folder
     for name in [each for each in sys.modules if each.startswith("away_parts")]:
         del sys.modules[name]
 

@@ -159,3 +159,10 @@ def test_rows_that_cannot_be_written_leave_the_old_files(folder: Path) -> None:
     with pytest.raises(ValueError, match="no rows"):
         write_all([], folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_rounds_without_new_classes_bear_their_names() -> None:
+    """Domains: otherwise nobody could tell which column is which."""
+    made = row(rounds=[["cat", "dog"], [], []], round_names=["clean", "noise", "blur"])
+    html = page.render(summarise([made]), [])
+    assert all(html.count(f">{name}</span>") == 1 for name in ("clean", "noise", "blur"))

@@ -149,3 +149,15 @@ def test_settings_for_others_do_not_touch_controls() -> None:
     assert made["ncm-pretrained-seed0"].settings == {"adapter": {}, "training": {"epochs": 2}}
     assert json.loads(json.dumps(made["c-lora-random-seed0"].settings)) == settings | {"adapter": {"rank": 8}}
     assert made["c-lora-random-seed0"].image_size == 154  # a multiple of its patch
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "method", "option", "told"),
+    [
+        ("camvid-4-3", "clora+mib", {"per_class": 10}, "--per-class is for classes; of masks, --every"),
+        ("split-cifar10-5x2", "ncm", {"every": 3}, "--every is for masks; of classes, --per-class"),
+    ],
+)
+def test_options_of_the_other_kind_are_refused(benchmark: str, method: str, option: dict[str, int], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Plan(benchmark, (method,), seeds=1, **option)  # type: ignore[arg-type]

@@ -169,3 +169,10 @@ def test_published_numbers_say_where_they_are_from() -> None:
     assert cells["InfLoRA"] == ["75.34", "80.6"]
     assert cells["RanPAC"] == ["77.9", "–"]
     assert published("split-cifar100-20x5") == ()
+
+
+def test_solved_parameters_are_told_where_netscore_counts_them() -> None:
+    trained, solved = row("joint", fitted_parameters=298_762), row("ridge", fitted_parameters=320)
+    told = "NetScore counts what is solved for"
+    assert [note for note in notes(summarise([trained, solved])) if note.startswith(told)]
+    assert not [note for note in notes(summarise([trained])) if note.startswith(told)]

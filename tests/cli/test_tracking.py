@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from sapwood.cli import tracking
-from sapwood.cli.tracking import track_rows
+from sapwood.cli.tracking import follower, track_rows
+from sapwood.progress import Progress
 from sapwood.state import State
 
 from .conftest import TINY, Run, World
@@ -105,3 +107,19 @@ def test_a_tracker_that_is_not_there(
         == "error: --track tensorboard: tensorboard is not installed; run: pip install 'sapwood[tensorboard]'\n"
     )
     assert not (tmp_path / "model").exists()
+
+
+def test_rows_are_followed_as_they_end_and_a_tracker_that_fails_stops_none(tmp_path: Path) -> None:
+    class Heard(Progress):
+        said: ClassVar[list[str]] = []
+
+        def note(self, text: str) -> None:
+            self.said.append(text)
+
+    write = follower("tensorboard", tmp_path, Heard())
+    write(ROW)
+    assert scalars(tmp_path / "tensorboard" / "ncm@cosine-random-seed3")["accuracy"] == [(1, 0.75), (2, 0.5)]
+    assert not Heard.said
+    write({**ROW, "seed": 4, "rounds": None})
+    (line,) = Heard.said
+    assert line.endswith("; it is tried again when all rows are there")
