@@ -2,7 +2,8 @@
 
     python benchmarks/trials.py --data DATA [--out docs/results/trials] [--jobs 2] [--table]
 
-Every method is tried with two rates, and at the lower one with another value of the setting that is most its own.
+Every method is tried with two rates, and at the lower one with another value of the setting that is most its own;
+the head has a rate of its own, the same for all.
 C-LoRA has two more, which together with these are its ablation: both strengths of its penalty, each with and without
 gradients through the old route. Every trial is a bench of its own, so that a stopped one goes on where it was.
 """
@@ -16,17 +17,18 @@ import sys
 from pathlib import Path
 
 OWN = {
-    "seq-lora": "training.head_lr=0.01",
+    "seq-lora": "training.lr=0.0001",
     "lora+lwf": "objective.strength=1",
     "lora+ewc": "objective.strength=100",
     "c-lora": "adapter.penalty=1",
     "dual-lora": "adapter.residual_basis=current",
-    "color": "training.head_lr=0.01",
+    "color": "adapter.clusters=20",
     "o-lora": "adapter.l1=0.05",
     "inflora": "adapter.energy=0.99",
     "sd-lora": "adapter.carry_magnitudes=false",
 }
-LOWER, HIGHER = "training.lr=0.0003", "training.lr=0.001"
+LOWER = "training.head_lr=0.01,training.lr=0.0003"
+HIGHER = "training.head_lr=0.01,training.lr=0.001"
 ABLATED = {
     "c-lora": ("adapter.detach_old_route=true", "adapter.penalty=1,adapter.detach_old_route=true"),
 }

@@ -29,6 +29,7 @@ def network_with(adapter_name: str = "lora", head_name: str = "linear", **settin
     adapter.before_task(Task(0, "first", (0, 1, 2), (0, 1, 2), 3, seed=0), None)
     head = HEADS[head_name](HEADS[head_name].Config(), backbone.info.dim)
     head.grow(3, torch.Generator().manual_seed(0))
+    head.classifier.draw_idle(torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in adapter.parameters():

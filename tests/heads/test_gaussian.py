@@ -96,8 +96,8 @@ def test_alignment_mends_stale_rows(draw, tokens, name, covariance):
         return (head(tokens(test.x)).argmax(1) == test.y).float().mean().item()
 
     stale, aligned = accuracy(align="none"), accuracy(align="gaussian")
-    assert aligned > 0.9
-    assert aligned > stale + 0.1
+    assert aligned > 0.98
+    assert aligned > stale + 0.04
 
 
 def test_the_first_round_is_not_aligned(draw, rng):
@@ -124,6 +124,7 @@ def test_align_takes_the_documented_step(draw, rng):
     once = {"align_epochs": 1, "align_steps": 1, "align_batch": 10_000, "align_samples": 20}
     head = LinearHead(LinearHead.Config(align="gaussian", **once), DIM)
     head.grow(3, rng)
+    head.classifier.draw_idle(rng)
     kept = gaussians(False, draw([0, 1, 2], 30))
     start = head.classifier.weight.detach().double().clone()
     bias = head.classifier.bias.detach().double()
@@ -142,6 +143,17 @@ def test_align_takes_the_documented_step(draw, rng):
         step[i, j] = 1e-5
         slope = (loss(start + step) - loss(start - step)) / 2e-5
         assert moved[i, j].item() == pytest.approx(-0.01 * slope, rel=1e-2, abs=1e-6)
+
+
+def test_rows_that_no_loss_has_moved_are_drawn_before_they_are_aligned(draw, rng):
+    """Classes that came alone: their rows are zero, where the loss has no direction."""
+    head = LinearHead(LinearHead.Config(align="gaussian"), DIM)
+    test = draw([0, 1], 20)
+    for label in (0, 1):
+        head.grow(1, rng)
+        head.fit(draw([label], 20), None, rng)
+    assert (head.classifier(test.x).argmax(1) == test.y).float().mean() > 0.95
+    assert 0 < head.classifier.weight.norm(dim=1).max() < 100
 
 
 def test_alignment_works_where_gradients_are_off(draw, rng):

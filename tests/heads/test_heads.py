@@ -172,6 +172,7 @@ def test_classes_of_one_picture_and_more_pictures_of_known_classes(name, setting
     learn(head, 0, 1, draw([0], 1), None, tokens)
     learn(head, 1, 1, draw([1], 1), None, tokens)
     learn(head, 2, 1, draw([0, 1, 2], 20), draw([0, 1, 2], 3), tokens)
+    learn(head, 3, 0, draw([0, 1, 2], 20), draw([0, 1, 2], 3), tokens)
     test = draw([0, 1, 2], 20)
     logits = head(tokens(test.x))
     assert torch.isfinite(logits).all()

@@ -39,22 +39,39 @@ class Classifier(nn.Module, ABC):
             if name in self._parameters:
                 put_parameter(self, name, self.get_parameter(name).detach()[first])
 
+    @torch.no_grad()
+    def draw_idle(self, generator: torch.Generator) -> None:
+        """Draw those rows that are zero throughout."""
+        idle = ~self.weight.any(1)
+        self.weight[idle] = _uniform_rows(int(idle.sum()), self.weight.shape[1], generator).to(self.weight)
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Logits [n, K] of features [n, d]."""
 
 
 class LinearClassifier(Classifier):
-    """logits = x W^T + b. New rows: U(-1/sqrt(d), 1/sqrt(d)), bias 0."""
+    """logits = x W^T + b. New biases begin at 0, new rows there too unless they are drawn.
 
-    def __init__(self, dim: int) -> None:
+    A cross entropy among the classes of one round has no gradient along the sum of their rows, so that whatever they
+    begin with stays in it, and sets the round's logits off against those of other rounds: by a random amount, the same
+    for all pictures, where features have a large common mean. A background that stands in every loss has no such gap.
+
+    Args:
+        drawn: whether new rows are drawn from U(-1, 1) / sqrt(d).
+    """
+
+    def __init__(self, dim: int, *, drawn: bool = False) -> None:
         super().__init__()
+        self.drawn = drawn
         self.weight = nn.Parameter(torch.empty(0, dim))
         self.bias = nn.Parameter(torch.empty(0))
 
     def grow(self, count: int, generator: torch.Generator) -> None:
         """Append ``count`` rows."""
-        self.weight = _append(self.weight, _uniform_rows(count, self.weight.shape[1], generator))
+        dim = self.weight.shape[1]
+        rows = _uniform_rows(count, dim, generator) if self.drawn else torch.zeros(count, dim)
+        self.weight = _append(self.weight, rows)
         self.bias = _append(self.bias, torch.zeros(count))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +80,7 @@ class LinearClassifier(Classifier):
 
 
 class CosineClassifier(Classifier):
-    """logits = scale * cos(x, W), the scale learned (Hou et al. 2019, LUCIR). New rows as in the linear one."""
+    """logits = scale * cos(x, W), the scale learned (Hou et al. 2019, LUCIR). New rows: U(-1, 1) / sqrt(d)."""
 
     def __init__(self, dim: int, scale: float) -> None:
         super().__init__()

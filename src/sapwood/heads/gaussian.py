@@ -65,7 +65,8 @@ def align(
 ) -> list[float]:
     """Re-tune all rows of a classifier on samples of the Gaussians (SLCA, Zhang et al. 2023, stage 2).
 
-    The loss is the cross entropy of ``free_logits``.
+    The loss is the cross entropy of ``free_logits``. It has no direction at rows of zeros, as a class that came alone
+    has them (no loss has moved them): those are drawn first.
 
     Returns:
         The mean loss of every epoch, in nats.
@@ -73,6 +74,7 @@ def align(
     device = classifier.weight.device
     x, y = gaussians.sample(config.align_samples, config.covariance_ridge, generator)
     x, y = x.to(device), y.to(device)
+    classifier.draw_idle(generator)
     optimiser = torch.optim.SGD(classifier.parameters(), lr=config.align_lr, momentum=config.align_momentum)
     losses = []
     with torch.enable_grad():
