@@ -88,7 +88,7 @@ def test_when_head_and_objective_are_called(
                 assert not answer.logits.requires_grad
 
     @contextmanager
-    def stepping(self: Any, head: Head) -> Iterator[None]:
+    def stepping(self: Any, head: Head, task: Task) -> Iterator[None]:
         assert head.training
         before = head.classifier.weight.detach().clone()
         yield

@@ -191,7 +191,7 @@ def train(
                     f"the loss became {loss} at step {position.step} of round {task.name!r}; nothing was kept. "
                     f"Begin anew with a lower learning rate (--restart --lr {config.lr / 10:g})"
                 )
-            with objective.stepping(network.head):
+            with objective.stepping(network.head, task):
                 optimizer.step()
             optimizer.zero_grad()
             network.adapter.after_step()

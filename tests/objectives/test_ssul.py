@@ -202,7 +202,7 @@ def stepped(ours: UnknownLabel, head: DenseHead, optimizer: torch.optim.Optimize
         logits = head(tokens())
         optimizer.zero_grad()
         (logits.square().mean() + logits.mean()).backward()
-        with ours.stepping(head):
+        with ours.stepping(head, SECOND):
             optimizer.step()
     return {name: value.detach() - before[name] for name, value in head.state_dict().items()}
 

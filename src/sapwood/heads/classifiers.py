@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,20 @@ class Classifier(nn.Module, ABC):
             if name in self._parameters:
                 put_parameter(self, name, self.get_parameter(name).detach()[first])
 
+    @contextmanager
+    def stepping(self, scope: Tensor | None) -> Iterator[None]:
+        """Around an optimiser step on a softmax over the rows ``scope`` (None: all): the other rows rest.
+
+        A distillation from the network before the round has its minimum at their present values. What gradient they
+        get is rounding, which an optimiser that divides by its size makes into full steps.
+        """
+        if scope is not None:
+            for parameter in (self.weight, self._parameters.get("bias")):
+                if parameter is not None and parameter.grad is not None:
+                    kept = parameter.grad[scope]
+                    parameter.grad.zero_()[scope] = kept
+        yield
+
     @torch.no_grad()
     def draw_idle(self, generator: torch.Generator) -> None:
         """Draw those rows that are zero throughout."""
@@ -53,9 +68,9 @@ class Classifier(nn.Module, ABC):
 class LinearClassifier(Classifier):
     """logits = x W^T + b. New biases begin at 0, new rows there too unless they are drawn.
 
-    A cross entropy among the classes of one round has no gradient along the sum of their rows, so that whatever they
-    begin with stays in it, and sets the round's logits off against those of other rounds: by a random amount, the same
-    for all pictures, where features have a large common mean. A background that stands in every loss has no such gap.
+    A cross entropy among the classes of one round does not depend on the sum of their rows, which sets the round's
+    logits off against those of other rounds: by much, and the same for all pictures, where features have a large common
+    mean. So rows begin at zero, and steps keep their sum. A background that stands in every loss leaves no such gap.
 
     Args:
         drawn: whether new rows are drawn from U(-1, 1) / sqrt(d).
@@ -73,6 +88,17 @@ class LinearClassifier(Classifier):
         rows = _uniform_rows(count, dim, generator) if self.drawn else torch.zeros(count, dim)
         self.weight = _append(self.weight, rows)
         self.bias = _append(self.bias, torch.zeros(count))
+
+    @contextmanager
+    def stepping(self, scope: Tensor | None) -> Iterator[None]:
+        """Also keep the sum of the rows in ``scope``: their gradients add up to zero, steps of Adam do not."""
+        rows = slice(None) if scope is None else scope
+        before = [parameter[rows].mean(0) for parameter in (self.weight.detach(), self.bias.detach())]
+        with super().stepping(scope):
+            yield
+        with torch.no_grad():
+            for parameter, kept in zip((self.weight, self.bias), before, strict=True):
+                parameter[rows] -= parameter[rows].mean(0) - kept
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [n, K] of features [n, d]."""

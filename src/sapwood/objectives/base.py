@@ -107,9 +107,11 @@ class Objective:
         """Whether adapter and decoder are left as they are in this round."""
         return False
 
-    def stepping(self, head: Head) -> AbstractContextManager[object]:
-        """Entered around every optimiser step."""
-        return nullcontext()
+    def stepping(self, head: Head, task: Task) -> AbstractContextManager[object]:
+        """Entered around every optimiser step; of pictures, see ``Classifier.stepping``."""
+        if head.kind == "segmentation":
+            return nullcontext()
+        return head.classifier.stepping(self.scope_of(task, head.classes))
 
     def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
         """Scalar, nats a picture or a pixel.

@@ -37,6 +37,9 @@ class LwfConfig:
 class LearningWithoutForgetting(Objective):
     """Cross entropy plus distillation of the old classes from the network before the round.
 
+    Of pictures with ``scope = own`` the old classes' rows rest, so that the distillation reaches what adapts the
+    backbone; the paper trains them too, by SGD.
+
     For pixels as in MiB's code: no temperature, a mean over the old channels instead of a sum, and strength 100.
     """
 

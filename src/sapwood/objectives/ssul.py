@@ -130,7 +130,7 @@ class UnknownLabel(Objective):
             parameter.requires_grad_(False)
 
     @contextmanager
-    def stepping(self, head: Head) -> Iterator[None]:
+    def stepping(self, head: Head, task: Task) -> Iterator[None]:
         """Undo what the step does to rows that stand still, and most of what it does to the background's."""
         if self._new is None:
             yield
