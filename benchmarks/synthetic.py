@@ -92,6 +92,7 @@ def grow(method: str, counts: Iterable[int], *, backbone: str, size: int, classe
     record = new_record(create_backbone(backbone, size), find_method(method), size, 0, {})
     network, _ = assemble(record, None, torch.device("cpu"), "fp32")
     network.head.grow(classes, torch.Generator().manual_seed(0))
+    network.head.classifier.draw_idle(torch.Generator().manual_seed(0))
     found, wanted = Grown(training=training_config(record)), set(counts)
     for index in range(max(wanted)):
         task, seen = Task(index, str(index), (index,), (index,), index + 1, 0), SyntheticRound(network, index, size)

@@ -19,6 +19,7 @@ def network_with(name: str) -> Network:
     adapter = ADAPTERS[name](ADAPTERS[name].Config(), backbone.sites, backbone.info)
     head = HEADS["linear"](HEADS["linear"].Config(), backbone.info.dim)
     head.grow(2, torch.Generator().manual_seed(0))
+    head.classifier.draw_idle(torch.Generator().manual_seed(0))
     return Network(backbone, adapter, head)
 
 

@@ -35,6 +35,7 @@ def test_logits_are_calibrated_by_the_mean_ratio_over_layers() -> None:
     for index in range(3):
         learn(network, index)
     network.head.grow(4, torch.Generator().manual_seed(0))  # channel 3 is of no round
+    network.head.classifier.draw_idle(torch.Generator().manual_seed(0))
     tokens, context = network.tokens(images(1, 5))
     plain = network.head(tokens)
     first, second = (context.values[f"dual.{m.input_key}"].double().numpy() for m in adapter.layers.values())
@@ -92,6 +93,7 @@ def test_it_merges_where_no_picture_is_looked_at(settings: dict[str, Any], merge
     for index in range(2):
         learn(network, index)
     network.head.grow(2, torch.Generator().manual_seed(0))
+    network.head.classifier.draw_idle(torch.Generator().manual_seed(0))
     before = network.predict(images(5))
     if not merges:
         with pytest.raises(NotMergeable, match=r"adapter\.gates=false with adapter\.calibration=0 merges"):
@@ -171,6 +173,7 @@ def test_without_a_class_token_the_mean_must_be_asked_for(backbone: str) -> None
     for index in range(2):
         learn(network, index, images(index, 6, size))
     network.head.grow(2, torch.Generator().manual_seed(0))
+    network.head.classifier.draw_idle(torch.Generator().manual_seed(0))
     with torch.no_grad():
         together = network.predict(images(0, 3, size))
         alone = torch.cat([network.predict(image[None]) for image in images(0, 3, size)])

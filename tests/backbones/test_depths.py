@@ -59,6 +59,7 @@ def network(reads: str, adapter: str = "none", **settings: Any) -> Network:
     parts = ADAPTERS[adapter](ADAPTERS[adapter].Config(**settings), backbone.sites, backbone.info)
     head = HEADS["linear"](config, width_read(config, backbone.info))
     head.grow(2, torch.Generator().manual_seed(0))
+    head.classifier.draw_idle(torch.Generator().manual_seed(0))
     return Network(backbone, parts, head)
 
 

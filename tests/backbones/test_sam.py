@@ -216,6 +216,7 @@ def adapted(backbone: Backbone) -> Network:
     adapter = Lora(LoraConfig(rank=3, alpha=2.0), backbone.sites, backbone.info)
     head = LinearHead(LinearConfig(), backbone.info.dim)
     head.grow(4, torch.Generator().manual_seed(0))
+    head.classifier.draw_idle(torch.Generator().manual_seed(0))
     network = Network(backbone, adapter, head)
     generator = torch.Generator().manual_seed(5)
     for parameter in adapter.parameters():

@@ -17,7 +17,7 @@ from sapwood.state import State
 
 TINY = "random:dinov2-tiny"
 SIZES: dict[str, Any] = {"classification": 28, "segmentation": (28, 42)}
-QUICK = {"epochs": 1, "batch_size": 8, "precision": "fp32", "lr": 0.01}
+QUICK = {"epochs": 2, "batch_size": 8, "precision": "fp32", "lr": 0.01}
 
 Taught = Callable[..., Path]
 

@@ -65,6 +65,7 @@ def made(name: str, backbone: str = "random:dinov2-tiny", size: int = 28, **sett
     adapter, encoder = adapter_of(name, backbone, size, **settings)
     head = HEADS["linear"](HEADS["linear"].Config(), encoder.info.dim)
     head.grow(2, torch.Generator().manual_seed(1))
+    head.classifier.draw_idle(torch.Generator().manual_seed(1))
     network = Network(encoder, adapter, head)
     network.refold()
     record = {"kind": "classification", "classes": [{"name": "ant"}, {"name": "bee"}], "image_size": size}
@@ -251,7 +252,7 @@ def test_a_packed_state_brings_its_own_backbone(
     """Where the weights it was learned on are gone; what leaves is for those in its own folder."""
     save_backbone(create_backbone("random:dinov2-tiny"), weights := tmp_path / "weights")
     learner = Learner.create(tmp_path / "state", backbone=str(weights), method="seq-lora", image_size=28)
-    learner.learn(picture_folder(["ant", "bee"], 4), training={"epochs": 1, "lr": 0.01})
+    learner.learn(picture_folder(["ant", "bee"], 4), training={"epochs": 2, "lr": 0.01})
     packed = pack(learner.state, tmp_path / "packed").path
     shutil.rmtree(weights)
     shutil.rmtree(learner.state.path)

@@ -104,6 +104,7 @@ def network_with(name: str) -> Network:
     adapter = ADAPTERS[name](ADAPTERS[name].Config(), backbone.sites, backbone.info)
     head = HEADS["linear"](HEADS["linear"].Config(), backbone.info.dim)
     head.grow(2, torch.Generator().manual_seed(0))
+    head.classifier.draw_idle(torch.Generator().manual_seed(0))
     network = Network(backbone, adapter, head)
     task, statistics = Task(0, "first", (0, 1), (0, 1), 2, seed=0), Collector(network, Fixed(), 4)
     adapter.before_task(task, statistics)
@@ -168,6 +169,7 @@ def test_the_teacher_stays_while_the_student_learns(name: str) -> None:
     teacher = Teacher(network)
     assert torch.equal(teacher(images()).logits, before)
     network.head.grow(2, torch.Generator().manual_seed(5))
+    network.head.classifier.draw_idle(torch.Generator().manual_seed(5))
     disturb(network, 2)
     after = network(images()).logits
     assert not torch.allclose(after[:, :2], before, atol=1e-3)
