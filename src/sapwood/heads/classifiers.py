@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_SMALL = 0.01
+
 Groups = Sequence[Sequence[int]]
 """Old classes of each new class, never none: a class that is in no group goes, those of one group become one."""
 
@@ -56,8 +58,8 @@ class Classifier(nn.Module, ABC):
 
     @torch.no_grad()
     def draw_idle(self, generator: torch.Generator) -> None:
-        """Draw those rows that are zero throughout."""
-        idle = ~self.weight.any(1)
+        """Draw those rows at full size that are no longer than new ones of a linear layer may be."""
+        idle = self.weight.norm(dim=1) <= _SMALL
         self.weight[idle] = _uniform_rows(int(idle.sum()), self.weight.shape[1], generator).to(self.weight)
 
     @abstractmethod
@@ -66,26 +68,26 @@ class Classifier(nn.Module, ABC):
 
 
 class LinearClassifier(Classifier):
-    """logits = x W^T + b. New biases begin at 0, new rows there too unless they are drawn.
+    """logits = x W^T + b. New biases begin at 0, new rows next to it: at a hundredth of what is usual.
 
     A cross entropy among the classes of one round does not depend on the sum of their rows, which sets the round's
     logits off against those of other rounds: by much, and the same for all pictures, where features have a large common
-    mean. So rows begin at zero, and steps keep their sum. A background that stands in every loss leaves no such gap.
+    mean. So rows begin small, and steps keep their sum. A background that stands in every loss leaves no such gap. At
+    zero itself the first step would pass by what the features come from.
 
     Args:
-        drawn: whether new rows are drawn from U(-1, 1) / sqrt(d).
+        size: new rows are drawn from U(-size, size) / sqrt(d).
     """
 
-    def __init__(self, dim: int, *, drawn: bool = False) -> None:
+    def __init__(self, dim: int, *, size: float = _SMALL) -> None:
         super().__init__()
-        self.drawn = drawn
+        self.size = size
         self.weight = nn.Parameter(torch.empty(0, dim))
         self.bias = nn.Parameter(torch.empty(0))
 
     def grow(self, count: int, generator: torch.Generator) -> None:
         """Append ``count`` rows."""
-        dim = self.weight.shape[1]
-        rows = _uniform_rows(count, dim, generator) if self.drawn else torch.zeros(count, dim)
+        rows = self.size * _uniform_rows(count, self.weight.shape[1], generator)
         self.weight = _append(self.weight, rows)
         self.bias = _append(self.bias, torch.zeros(count))
 

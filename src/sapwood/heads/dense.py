@@ -99,7 +99,7 @@ class DenseHead(Head):
         start = config.branch_start if config.branches == "parallel" else None
         self.decoder = make_decoder(config.decoder, dim, start)
         self.classifier: LinearClassifier
-        self.unknown = LinearClassifier(self.width, drawn=True) if config.background == "unknown" else None
+        self.unknown = LinearClassifier(self.width, size=1.0) if config.background == "unknown" else None
         self.stems = nn.ModuleDict() if config.stem == "per_task" else None
         self.groups: list[int] = []
         self.eval()  # batch normalisation counts the batch in training alone
@@ -111,7 +111,7 @@ class DenseHead(Head):
 
     def make_classifier(self) -> LinearClassifier:
         """The classifier of background and classes, without rows."""
-        return LinearClassifier(self.width, drawn=True)
+        return LinearClassifier(self.width, size=1.0)
 
     def grow(self, count: int, generator: torch.Generator) -> None:
         """Append ``count`` classifiers; before the first, the decoder's weights and the unknown class's are drawn."""

@@ -65,8 +65,8 @@ def align(
 ) -> list[float]:
     """Re-tune all rows of a classifier on samples of the Gaussians (SLCA, Zhang et al. 2023, stage 2).
 
-    The loss is the cross entropy of ``free_logits``. It has no direction at rows of zeros, as a class that came alone
-    has them (no loss has moved them): those are drawn first.
+    The loss is the cross entropy of ``free_logits``. It says little of rows as small as new ones, as a class that
+    came alone has them (no loss has moved them): those are drawn first.
 
     Returns:
         The mean loss of every epoch, in nats.
