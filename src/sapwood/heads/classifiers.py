@@ -31,6 +31,11 @@ class Classifier(nn.Module, ABC):
         """Number of rows K."""
         return self.weight.shape[0]
 
+    @property
+    def by_class(self) -> dict[str, nn.Parameter]:
+        """The parameters that have a row a class: the weight, and the bias where there is one."""
+        return {name: self.get_parameter(name) for name in ("weight", "bias") if name in self._parameters}
+
     @abstractmethod
     def grow(self, count: int, generator: torch.Generator) -> None:
         """Append ``count`` rows."""
@@ -38,9 +43,8 @@ class Classifier(nn.Module, ABC):
     def regroup(self, groups: Groups) -> None:
         """Keep one row a group, that of its first class: rows of two classes have no sum that means anything."""
         first = [group[0] for group in groups]
-        for name in ("weight", "bias"):
-            if name in self._parameters:
-                put_parameter(self, name, self.get_parameter(name).detach()[first])
+        for name, parameter in self.by_class.items():
+            put_parameter(self, name, parameter.detach()[first])
 
     @contextmanager
     def stepping(self, scope: Tensor | None) -> Iterator[None]:
@@ -50,8 +54,8 @@ class Classifier(nn.Module, ABC):
         get is rounding, which an optimiser that divides by its size makes into full steps.
         """
         if scope is not None:
-            for parameter in (self.weight, self._parameters.get("bias")):
-                if parameter is not None and parameter.grad is not None:
+            for parameter in self.by_class.values():
+                if parameter.grad is not None:
                     kept = parameter.grad[scope]
                     parameter.grad.zero_()[scope] = kept
         yield
@@ -95,11 +99,11 @@ class LinearClassifier(Classifier):
     def stepping(self, scope: Tensor | None) -> Iterator[None]:
         """Also keep the sum of the rows in ``scope``: their gradients add up to zero, steps of Adam do not."""
         rows = slice(None) if scope is None else scope
-        before = [parameter[rows].mean(0) for parameter in (self.weight.detach(), self.bias.detach())]
+        before = [parameter.detach()[rows].mean(0) for parameter in self.by_class.values()]
         with super().stepping(scope):
             yield
         with torch.no_grad():
-            for parameter, kept in zip((self.weight, self.bias), before, strict=True):
+            for parameter, kept in zip(self.by_class.values(), before, strict=True):
                 parameter[rows] -= parameter[rows].mean(0) - kept
 
     def forward(self, x: Tensor) -> Tensor:
