@@ -206,3 +206,23 @@ def test_validation_pictures_train_no_gradient_head(tmp_path: Path, picture_fold
     assert not same(whole, other)  # what is known, and where that ends, they do decide
     one, two = (learner.network.head.temperature for learner in (whole, other))
     assert one != two  # that is what they are for
+
+
+# --- rows of the head
+
+
+def test_a_round_leaves_the_rows_of_others_and_what_its_own_have_in_common(
+    tmp_path: Path, picture_folder: Folders
+) -> None:
+    """Also under a distillation, and where a softmax among three classes would move their sum."""
+    learner = create(tmp_path / "state", "lora+lwf")
+    weights = []
+    for names in (["ant", "bee"], ["cow", "dog", "eel"]):
+        learner.learn(picture_folder(names, 6, name=names[0]), training={**FAST, "epochs": 4, "head_lr": 0.05})
+        head: Any = learner.network.head
+        weights.append(head.classifier.weight.detach().clone())
+    first, both = weights
+    assert torch.equal(both[:2], first)
+    for own in (both[:2], both[2:]):
+        assert own.norm(dim=1).min() > 0.1  # each has learned
+        assert own.sum(0).norm() < 0.03  # three new rows have a hundredth each
