@@ -182,6 +182,16 @@ def test_new_rows_begin_as_the_auxiliary_classifier() -> None:
     torch.testing.assert_close(after[:, 3:], before[:, :1].expand(-1, 2, -1, -1))
 
 
+def test_or_new_rows_begin_at_one_in_ten() -> None:
+    head = head_with(3)
+    before = head(tokens())
+    head.grow(2, torch.Generator().manual_seed(5))
+    DecomposedDistillation(DkdConfig(head_init="prior")).initialise(head, SECOND)
+    after = head(tokens())
+    torch.testing.assert_close(after[:, :3], before)
+    torch.testing.assert_close(after[:, 3:].sigmoid(), torch.full_like(after[:, 3:], 0.1))
+
+
 @pytest.mark.parametrize("task", [FIRST, AGAIN], ids=lambda task: task.name)
 def test_nothing_to_start_leaves_the_head_alone(task: Task) -> None:
     head, other = head_with(3), head_with(3)
@@ -206,9 +216,9 @@ def test_the_auxiliary_loss_moves_its_own_row_alone() -> None:
 
 
 def test_settings() -> None:
-    assert DkdConfig() == DkdConfig(5.0, 5.0, 5.0, 1.0, 2.0, 1.0, "ignore")
+    assert DkdConfig() == DkdConfig(5.0, 5.0, 5.0, 1.0, 2.0, 1.0, "ignore", "auxiliary")
     given: Any = {"strength": -1, "positive": math.inf, "negative": math.nan, "auxiliary": -2, "void_train": "maybe"}
-    given |= {"positive_weight": -1, "first_positive_weight": -1}
+    given |= {"positive_weight": -1, "first_positive_weight": -1, "head_init": "balanced"}
     with pytest.raises(ConfigError) as caught:
         DkdConfig(**given)
     for name in given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from sapwood.heads.base import Head
 
 VoidTrain = Literal["ignore", "negative"]
+NewRows = Literal["auxiliary", "prior"]
 _IGNORE = 255
+_PRIOR = 0.1
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class DkdConfig:
         positive_weight: the same in later rounds.
         void_train: an ignored pixel does not count (``ignore``), or is one without any class (``negative``, the
             official code). The other terms do not look at labels and run over all pixels.
+        head_init: where the rows of new classes begin: as the ``auxiliary`` classifier, which says no ever more surely
+            the longer it learns, or at a ``prior`` of one in ten everywhere, which few steps get away from.
     """
 
     strength: float = 5.0
@@ -47,12 +52,14 @@ class DkdConfig:
     first_positive_weight: float = 2.0
     positive_weight: float = 1.0
     void_train: VoidTrain = "ignore"
+    head_init: NewRows = "auxiliary"
 
     def __post_init__(self) -> None:
         numbers = ("strength", "positive", "negative", "auxiliary", "first_positive_weight", "positive_weight")
         check(
             *(at_least_zero(name, getattr(self, name)) for name in numbers),
             among("void_train", self.void_train, VoidTrain),
+            among("head_init", self.head_init, NewRows),
         )
 
 
@@ -60,8 +67,9 @@ class DecomposedDistillation(Objective):
     """One yes or no a class: a pixel is of no class unless one is more likely than not.
 
     The background is no class. Its row in the head is the auxiliary classifier, which learns to say no everywhere from
-    features that it does not change, and which the rows of new classes begin as. With C_t the classes that the round
-    annotates and C_old those of the network before it, each term a mean over pixels, summed over classes:
+    features that it does not change, and which the rows of new classes begin as (``head_init``). With C_t the classes
+    that the round annotates and C_old those of the network before it, each term a mean over pixels, summed over
+    classes:
 
     BCE(x_c, [y = c]) for c in C_t + ``strength`` * BCE(x_c, sigmoid(teacher_c)) + ``positive`` * BCE(z+_c,
     sigmoid(teacher's z+_c)) + ``negative`` * the same of z-, for c in C_old + ``auxiliary`` * softplus(x_0),
@@ -83,13 +91,15 @@ class DecomposedDistillation(Objective):
     head: ClassVar[Mapping[str, Any]] = {"background": "auxiliary", "stem": "shared"}
 
     def initialise(self, head: Head, task: Task) -> None:
-        """Start the rows of the round's new classes as the auxiliary classifier; nothing in the first round."""
+        """Start the rows of the round's new classes where ``head_init`` says; nothing in the first round."""
         if task.index == 0 or not task.new:
             return
-        new = list(task.new)
+        new, weight, bias = list(task.new), head.classifier.weight, head.classifier.get_parameter("bias")
         with torch.no_grad():
-            for parameter in (head.classifier.weight, head.classifier.get_parameter("bias")):
-                parameter[new] = parameter[0].clone()
+            if self.config.head_init == "prior":
+                weight[new], bias[new] = 0.0, math.log(_PRIOR / (1 - _PRIOR))
+            else:
+                weight[new], bias[new] = weight[0].clone(), bias[0].clone()
 
     def loss(self, outputs: Outputs, targets: Tensor, teacher: Outputs | None, task: Task) -> Tensor:
         """The sum above; without a teacher its first and last term."""
