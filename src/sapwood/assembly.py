@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -79,7 +80,7 @@ def new_record(
         "method": method.name,
         "parts": {"adapter": method.adapter, "objective": method.objective, "head": method.head},
         "settings": settings,
-        "seed": seed,
+        "seed": operator.index(seed),
         "classes": [],
         "tasks": [],
         "accuracy": [],
@@ -92,6 +93,7 @@ def training_config(record: Mapping[str, Any]) -> TrainingConfig:
     return build(TrainingConfig, record["settings"]["training"], "training")
 
 
+@torch.inference_mode(False)
 def assemble(
     record: Mapping[str, Any],
     state: State | None,
@@ -173,6 +175,18 @@ def write_parts(
             name: tensor.detach().contiguous().cpu() for name, tensor in network.backbone.state_dict().items()
         }
     return files, said
+
+
+def resolve_device(wanted: str | torch.device | None) -> torch.device:
+    """The device of that name; by default the GPU where there is one.
+
+    Raises:
+        ConfigError: torch knows no such device.
+    """
+    try:
+        return torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError(f"device {wanted!r}: {str(error).splitlines()[0]}") from None
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:

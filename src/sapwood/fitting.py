@@ -14,6 +14,7 @@ from sapwood.data.store import PictureStore
 from sapwood.feeds import FeatureFeed, Feed
 from sapwood.functional.statistics import drift_map
 from sapwood.heads.base import Features, PooledHead
+from sapwood.heads.settings import PooledConfig
 from sapwood.kinds.classification import PictureRound
 from sapwood.network import Network
 from sapwood.operations import Tally, counted
@@ -111,7 +112,7 @@ class PooledFit:
             train = Features(features, data.train_targets[self.looked_at])
         validation = Features(held, data.held_targets) if len(data.held) else None
         if self.before is not None:
-            drift = drift_map(self.before, features, head.config.drift_strength)
+            drift = drift_map(self.before, features, _drift_strength(head.config))
             head.known.carry(drift)
             if head.drift == "linear":
                 head.carry(drift)
@@ -133,6 +134,11 @@ class PooledFit:
             device = self.network.device
             return torch.cat([self.head.logits(rows.to(device)).cpu() for rows in blocks(self.held)])
         return run_pass(self.data.held, self.network.predict, what="validation", **self.options)
+
+
+def _drift_strength(config: Any) -> float:
+    """A head of another package has what settings it likes."""
+    return float(getattr(config, "drift_strength", PooledConfig.drift_strength))
 
 
 def _part(targets: Tensor) -> list[int]:

@@ -10,16 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapwood import world
+from sapwood import assembly, world
 from sapwood.acceptance import Acceptance
 from sapwood.announce import Announcement, announce
-from sapwood.assembly import Overrides, assemble, merge_settings, new_record, resolve_precision, training_config
 from sapwood.backbones import create_backbone, resolve_default
 from sapwood.backbones.lending import Lend, LentOnce
 from sapwood.data.given import as_pictures
 from sapwood.errors import ConfigError
 from sapwood.history import commit_round
-from sapwood.kinds import KINDS, Kind
+from sapwood.kinds import KINDS, Kind, find_kind
 from sapwood.kinds.base import Size
 from sapwood.measuring import measure
 from sapwood.methods import find_method
@@ -58,11 +57,13 @@ class Learner:
     ) -> None:
         self.state = state
         self.memory = memory
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = assembly.resolve_device(device)
         self._parts: tuple[Network, Objective] | None = None
+        self._of = ""  # the version whose parts these are
         self._lend = lend
 
     @classmethod
+    @torch.inference_mode(False)
     def create(
         cls,
         path: str | PathLike[str],
@@ -73,7 +74,7 @@ class Learner:
         kind: str | None = None,
         image_size: Size | None = None,
         seed: int = 0,
-        settings: Overrides | None = None,
+        settings: assembly.Overrides | None = None,
         device: str | torch.device | None = None,
     ) -> Learner:
         """Make a state folder that has learned nothing yet; the backbone stays in memory for its first use.
@@ -92,11 +93,11 @@ class Learner:
         Raises:
             UsageError: an unknown name or setting, or a folder that holds other things.
         """
-        named = KINDS[kind or "classification"]
-        merge_settings(find_method(method or named.default_method, head, kind), settings or {})  # before any download
+        named, device, given = find_kind(kind or "classification"), assembly.resolve_device(device), settings or {}
+        assembly.merge_settings(find_method(method or named.default_method, head, kind), given)  # before any download
         made = create_backbone(backbone or resolve_default(), image_size)
         recipe = find_method(method or named.default_for(made), head, kind)
-        record = new_record(made, recipe, KINDS[recipe.kind].view_size(image_size, made.info), seed, settings or {})
+        record = assembly.new_record(made, recipe, KINDS[recipe.kind].view_size(image_size, made.info), seed, given)
         here: list[State] = []
         world.first(lambda: here.append(State.create(path, record)))
         return cls(here[0] if here else State.open(path), device, lend=LentOnce(made))
@@ -180,7 +181,7 @@ class Learner:
         reading |= {"restart": restart, "relearn": relearn, "progress": progress}
         prepared = prepare_round(self.state, data, task, test, training, max_drop, **reading)
         round_, config, checkpoints = prepared.round, prepared.config, self.state.training
-        with ExitStack() as held, stop_on_signals() as stop:
+        with ExitStack() as held, stop_on_signals() as stop, torch.inference_mode(False), torch.enable_grad():
             world.first(lambda: held.enter_context(self.state.writer()) and None)
             network, objective = self._load(config)
             where = world.first(lambda: standing(self.state, prepared.plan, restart))
@@ -206,7 +207,7 @@ class Learner:
             world.first(lambda: commit_round(self.state, network, objective, prepared, learned, confusion))
             world.first(checkpoints.clear)
             self.state.refresh()
-        self._parts = (network, objective)
+        self._parts, self._of = (network, objective), self.state.version.id
         return self
 
     def announce(
@@ -233,6 +234,8 @@ class Learner:
         progress: Progress | None = None,
     ) -> Iterator[Any]:
         """Name the class of each picture, or draw its mask, one after the other; no answer depends on another picture.
+
+        The answers are made as they are asked for, by the network of now: finish before the next ``learn``.
 
         Args:
             pictures: paths of files and folders, or pictures: Pillow images, uint8 arrays [H, W, 3], tensors.
@@ -271,9 +274,7 @@ class Learner:
 
     def undo(self, *, progress: Progress | None = None) -> Version:
         """Drop the round that is half learned and nothing else; else go back by one change, which is a new version."""
-        version = take_back(self.state, progress)
-        self._lend, self._parts = self._parts[0].lent if self._parts else self._lend, None
-        return version
+        return take_back(self.state, progress)
 
     def merge(self) -> Learner:
         """Put the adapter into the weights in memory: predictions stay the same and cost what the backbone costs."""
@@ -282,11 +283,13 @@ class Learner:
 
     def _load(self, config: TrainingConfig | None = None) -> tuple[Network, Objective]:
         """Network and objective, computing as the last round did or as ``config`` says."""
-        precision = resolve_precision((config or training_config(self.record)).precision, self.device)
+        precision = assembly.resolve_precision((config or assembly.training_config(self.record)).precision, self.device)
+        if self._parts is not None and self._of != self.state.version.id:  # undone, or changed through ``state``
+            self._lend, self._parts = self._parts[0].lent, None
         if self._parts is None or self._parts[0].precision != precision:
             on = (self.device, precision, self._lend)
-            self._parts, self._lend = self.state.reading(lambda: assemble(self.record, self.state, *on)), None
-            self._parts[0].memory = self.memory
+            self._parts, self._lend = self.state.reading(lambda: assembly.assemble(self.record, self.state, *on)), None
+            self._parts[0].memory, self._of = self.memory, self.state.version.id
         return self._parts
 
     def _some_classes(self) -> tuple[str, ...]:

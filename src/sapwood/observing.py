@@ -115,8 +115,11 @@ def _softmax(backbone: Backbone, block: AttentionBlock, seen: dict[str, Tensor],
 def outputs_of(head: Head, tokens: Tokens, size: Sequence[int], needs: frozenset[str] = frozenset()) -> Outputs:
     """Training logits of tokens and what is needed beside; a map of logits is brought to ``size`` (H, W) pixels."""
     maps, parts = tokens.maps, None
-    if needs & {"maps", "parts"}:
-        assert isinstance(head, DenseHead)
+    if "parts" in needs and not isinstance(head, DenseHead):
+        raise ConfigError(
+            "the objective takes apart the scores that the dense head gives to pixels; this head has none"
+        )
+    if isinstance(head, DenseHead) and needs & {"maps", "parts"}:
         decoded = head.decode(tokens)
         logits = head.classify(decoded)
         if "maps" in needs:

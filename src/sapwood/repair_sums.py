@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sapwood.adapters import ADAPTERS
-from sapwood.assembly import assemble, config_types, resolve_precision, training_config
+from sapwood.assembly import assemble, config_types, resolve_device, resolve_precision, training_config
 from sapwood.backbones.base import BackboneInfo
 from sapwood.data.given import as_pictures
 from sapwood.data.store import PictureStore
@@ -183,7 +183,7 @@ def _opened(
     record: Mapping[str, Any], state: State, device: str | torch.device | None
 ) -> tuple[Network, dict[str, Any]]:
     """A version's network, and how pictures go through it."""
-    config, device = training_config(record), torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    config, device = training_config(record), resolve_device(device)
     network, _ = assemble(record, state, device, resolve_precision(config.precision, device))
     return network, {"image_size": record["image_size"], "batch_size": max(config.batch_size, _SMALLEST_BATCH)}
 

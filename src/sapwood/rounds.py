@@ -95,7 +95,7 @@ def learn_round(
     trained = Trained([], 0.0, 0.0)
     parameters = network.trainable(adapt=moves) if moves or head.fitted == "gradient" else {}
     if parameters:
-        if pooled is not None and not moves:
+        if pooled is not None and not moves and not _watched(objective, teacher) - {"teacher"}:
             feed, held = pooled.feeds()
         else:
             feed, held = data.feed(config, stays=not moves), data.plain_feed(config, held=True, stays=not moves)

@@ -149,6 +149,8 @@ def _coerce(value: Any, hint: Any, key: str) -> Any:
     if origin is tuple:
         items = value.split(",") if isinstance(value, str) else value
         inner = typing.get_args(hint)[0]
+        if not isinstance(items, list | tuple):
+            raise ConfigError(f"{key} must be a list, got {value!r}")
         return tuple(
             _coerce(item.strip() if isinstance(item, str) else item, inner, key) for item in items if item != ""
         )
@@ -166,6 +168,9 @@ def _scalar(value: Any, hint: type, key: str) -> Any:
     try:
         if hint is int and isinstance(value, float) and value != int(value):
             raise ValueError
-        return hint(value)
-    except (TypeError, ValueError):
+        found = hint(value)
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{key} must be of type {hint.__name__}, got {value!r}") from None
+    if isinstance(found, float) and not math.isfinite(found):
+        raise ConfigError(f"{key} must be finite, got {value!r}")
+    return found

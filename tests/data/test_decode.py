@@ -73,6 +73,18 @@ def test_a_pillow_image_is_turned_too_and_stays_as_it_was(tmp_path: Path) -> Non
     assert np.array_equal(pixels, expected)
 
 
+def test_the_sum_of_a_pillow_image_is_that_of_what_is_seen() -> None:
+    red, blue = Image.new("P", (2, 2)), Image.new("P", (2, 2))
+    red.putpalette([255, 0, 0])
+    blue.putpalette([0, 0, 255])
+    clear, turned = red.copy(), Image.new("RGB", (2, 2))
+    clear.info["transparency"] = 0
+    turned.getexif()[0x0112] = 6
+    plain = [red, blue, clear, Image.new("RGB", (2, 2)), turned]
+    assert len({content_sha256(as_picture(image)) for image in plain}) == len(plain)
+    assert content_sha256(as_picture(red.copy())) == content_sha256(as_picture(red))
+
+
 def test_greyscale_becomes_three_equal_channels(tmp_path: Path) -> None:
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     pixels = decode(saved(tmp_path / "a.png", Image.fromarray(grey)))

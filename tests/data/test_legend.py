@@ -154,6 +154,12 @@ def test_a_legend_fits_eight_bits(content: dict[int, Any]) -> None:
         Legend(content)
 
 
+@pytest.mark.parametrize("name", ["", "x\ny", "\ud800", "Background", "a/b"])
+def test_a_legend_names_classes(name: str) -> None:
+    with pytest.raises(DataError, match=r"legend: (write 'Background' as|'.*' cannot be the name of a class)"):
+        Legend({0: BACKGROUND, 1: name})
+
+
 def test_a_colour_needs_a_meaning() -> None:
     with pytest.raises(DataError, match="stands for value 4"):
         Legend({0: "road"}, {(1, 2, 3): 4})

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sapwood.data.legend import BACKGROUND, Legend
@@ -117,8 +118,24 @@ def deep_colour_png() -> bytes:
         (np.array([[3, 0, 9, 9]], np.uint8), "holds the values 3, 9, which no class has (known: 0, 1, 2 and 255"),
         (png(np.array([[0, 7]], np.uint8)), "holds the value 7, which no class has"),
         (png(np.zeros((2, 2, 4), np.uint8)), "has transparent pixels"),
+        (Image.fromarray(VALUES), "a mask in memory must be uint8 [H, W], got Image"),
+        (torch.from_numpy(VALUES), "mask of street.jpg: must be a path, bytes, a Pillow image or a uint8 array"),
     ],
-    ids=["none", "empty", "text", "cut", "int64", "rgb", "16 bit", "16 bit rgb", "values", "value", "clear"],
+    ids=[
+        "none",
+        "empty",
+        "text",
+        "cut",
+        "int64",
+        "rgb",
+        "16 bit",
+        "16 bit rgb",
+        "values",
+        "value",
+        "clear",
+        "pillow",
+        "tensor",
+    ],
 )
 def test_bad_masks(mask: Any, expected: str) -> None:
     with pytest.raises(DataError) as caught:

@@ -44,6 +44,13 @@ def test_pixels_in_memory_survive(thing: object) -> None:
     assert np.array_equal(decode(picture), PIXELS)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_pixels_too(dtype: torch.dtype) -> None:
+    black_and_white = PIXELS // 128 * 255
+    tensor = torch.from_numpy(black_and_white).permute(2, 0, 1).to(dtype) / 255
+    assert np.array_equal(decode(as_picture(tensor)), black_and_white)
+
+
 def test_files_keep_the_name_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)

@@ -10,6 +10,8 @@ from unittest.mock import patch
 
 import pytest
 
+from sapwood.data.decode import decode
+from sapwood.data.sources import read_data
 from sapwood.errors import ConfigError, DataError, SapwoodError, StateError, UnknownName
 from sapwood.export import Check, Format, Options, Plain, Shipped, export, restricted
 from sapwood.learner import Learner
@@ -139,6 +141,13 @@ def test_checked_on_given_pictures(
 ) -> None:
     made = export(taught("ncm"), tmp_path / "out", data=rounds("classification")[2])
     assert made.checked_on == f"8 pictures of {rounds('classification')[2]}"
+    held = [(decode(picture), picture.label) for picture in read_data(rounds("classification")[2])]
+    assert export(taught("ncm"), tmp_path / "held", data=held).checked_on == "8 pictures of the pictures given"
+    held[0] = (held[0][0], "eel")
+    with pytest.raises(
+        DataError, match=r"^the pictures given: class 'eel' is not among those exported: \w+, \w+[\w, ]*$"
+    ):
+        export(taught("ncm"), tmp_path / "other", data=held)
     masks = export(taught("clora+mib", "segmentation"), tmp_path / "masks", data=rounds("segmentation")[2])
     assert masks.checked_on.startswith("4 pictures of ")
     with pytest.raises(DataError, match=r"class 'eel' is not among those exported"):

@@ -130,6 +130,12 @@ def test_a_cell_never_measured_is_named_and_never_invented(name):
                 assert measure(holed) == value
 
 
+def test_rows_may_end_at_the_diagonal():
+    ragged, square = [[0.9], [0.5, 0.8]], [[0.9, None], [0.5, 0.8]]
+    assert metrics.forgetting(ragged) == metrics.forgetting(square)
+    assert metrics.incremental_accuracies(ragged) == metrics.incremental_accuracies(square)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

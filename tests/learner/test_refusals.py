@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ from .helpers import FAST, TINY, Folders, Notes, all_bytes, create
         ({"settings": {"adapter": {"rank": 0}}}, ConfigError, "adapter.rank must be >= 1"),
         ({"settings": {"objective": {"scope": "all"}}}, ConfigError, "objective.scope must be one of own, seen"),
         ({"settings": {"training": {"precision": "fp8"}}}, ConfigError, "training.precision must be one of"),
+        ({"settings": {"training": {"epochs": math.inf}}}, ConfigError, "training.epochs must be of type int"),
+        ({"settings": {"adapter": {"alpha": math.inf}}}, ConfigError, "adapter.alpha must be finite"),
+        ({"settings": {"adapter": {"targets": 5}}}, ConfigError, "adapter.targets must be a list, got 5"),
+        ({"kind": "detection"}, UnknownName, "Known kinds: classification, segmentation"),
+        ({"device": "gpu"}, ConfigError, "device 'gpu': Expected one of cpu, cuda"),
     ],
 )
 def test_creating_with_a_fault_makes_nothing(

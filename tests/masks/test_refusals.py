@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sapwood.data.legend import Legend
+from sapwood.data.masks import MaskedPictures
+from sapwood.data.pictures import Picture
 from sapwood.errors import ConfigError, DataError
 from sapwood.learner import Learner
 from sapwood.progress import Progress
@@ -104,6 +107,38 @@ class Notes(Progress):
 
     def note(self, text: str) -> None:
         self.lines.append(text)
+
+
+def test_a_class_that_vanishes_when_pictures_shrink_is_learned_and_named(tmp_path: Path) -> None:
+    values = np.zeros((280, 420), np.uint8)
+    values[:100], values[201, 203] = 1, 2
+    pictures = [Picture(f"{seed}", np.full((280, 420, 3), seed, np.uint8), mask=values) for seed in range(2)]
+    notes = Notes()
+    learner = create(tmp_path / "state")
+    learner.learn(MaskedPictures(pictures, Legend({0: "background", 1: "road", 2: "dot"})), progress=notes)
+    assert learner.classes_ == ("background", "road", "dot")
+    assert any("dot (0%)" in line for line in notes.lines)
+
+
+def test_masks_of_eight_bits_hold_254_classes(tmp_path: Path) -> None:
+    learner = create(tmp_path / "state", settings={"training": {"epochs": 1, "validation": 0}})
+
+    def one(first: int, last: int) -> MaskedPictures:
+        count = last - first + 1
+        values = np.zeros((28, 42), np.uint8)
+        values.reshape(-1)[:count] = range(1, count + 1)
+        legend = Legend({0: "background"} | {value: f"c{first + value - 1}" for value in range(1, count + 1)})
+        return MaskedPictures([Picture("one", np.zeros((28, 42, 3), np.uint8), mask=values)], legend)
+
+    learner.learn(one(1, 200))
+    with pytest.raises(DataError, match="255 classes do not fit into masks of 8 bits, which hold 254 beside the back"):
+        learner.learn(one(201, 255))
+    assert len(learner.learn(one(201, 254)).classes_) == 255
+
+
+def test_a_word_that_is_no_choice_is_refused(tmp_path: Path, mask_folder: Folders) -> None:
+    with pytest.raises(ConfigError, match="unlabelled must be background or ignore, got 'Background'"):
+        create(tmp_path / "state").learn(mask_folder(["road"], 2), unlabelled="Background")
 
 
 def test_a_person_is_told_what_the_grid_cannot_show(tmp_path: Path, mask_folder: Folders) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import os
 import threading
 import warnings
 from typing import NamedTuple
@@ -123,6 +124,9 @@ def read_content(picture: Picture) -> bytes | np.ndarray | Image.Image:
         return source
     if isinstance(source, Image.Image):
         return source
+    if not isinstance(source, bytes | os.PathLike) and not callable(source):
+        kinds = "a path, bytes, a Pillow image or a uint8 array (sapwood.data.pictures.as_picture takes tensors too)"
+        raise DataError(f"{name}: must be {kinds}, got {type(source).__name__}")
     try:
         if isinstance(source, bytes):
             content = source
@@ -147,6 +151,10 @@ def _sha256(content: bytes | np.ndarray | Image.Image) -> str:
         return hashlib.sha256(content).hexdigest()
     if isinstance(content, Image.Image):
         header, pixels = f"{content.mode} {content.size}", content.tobytes()
+        if content.palette is not None:
+            header += f" {content.getpalette('RGBA')} {content.info.get('transparency')}"
+        if (turn := _orientation(content)) != 1:
+            header += f" {turn}"
     else:
         header, pixels = f"{content.dtype} {content.shape}", content.tobytes()
     return hashlib.sha256(header.encode() + pixels).hexdigest()

@@ -23,7 +23,7 @@ def as_pictures(things: Any) -> Pictures:
         return things
     if isinstance(things, str | Path):
         return list_pictures([things])
-    if isinstance(things, Iterable) and not hasattr(things, "shape"):
+    if isinstance(things, Iterable) and not isinstance(things, bytes) and not hasattr(things, "shape"):
         listed = list(things)
         if all(isinstance(thing, str | Path) for thing in listed):
             return list_pictures(listed)

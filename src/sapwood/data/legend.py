@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from sapwood.data.names import shown
+from sapwood.data.names import class_name, same_name_key, shown
 from sapwood.errors import DataError
 
 BACKGROUND = "background"
@@ -31,7 +31,8 @@ class Legend:
         by_colour: a palette mask means its colours (the legend was given as colour to name), not its indices.
 
     Raises:
-        DataError: a value out of range, 255 with a name, a colour whose value has no meaning.
+        DataError: a value out of range, 255 with a name, a name that no class can have, a colour whose value has no
+            meaning.
 
     >>> legend = Legend({0: "background", 1: "road", 2: "car", 11: None})
     >>> legend.classes
@@ -50,6 +51,8 @@ class Legend:
                 raise DataError(f"legend: value {value} of {shown(name)} does not fit a mask of 8 bits (0 to 255)")
             if value == IGNORE and name is not None:
                 raise DataError(f"legend: value 255 always means ignored, got {shown(name)!r}; give it another value")
+            if name not in (None, BACKGROUND) and same_name_key(class_name(name, "legend")) == BACKGROUND:
+                raise DataError(f"legend: write {shown(name)!r} as {BACKGROUND!r} if that is meant, else rename it")
         for colour, value in (self.colours or {}).items():
             if value != IGNORE and value not in self.names:
                 raise DataError(f"legend: colour {colour} stands for value {value}, which has no name")

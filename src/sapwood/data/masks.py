@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,7 @@ from sapwood.data.mask_folder import MASK_LAYOUT, few, find_folders, pairs_in
 from sapwood.data.names import shown
 from sapwood.data.pictures import Picture, Pictures
 from sapwood.data.sources import chosen_split, existing, split_folders, usual_split
-from sapwood.errors import DataError
+from sapwood.errors import ConfigError, DataError
 
 Unlabelled = Literal["background", "ignore"]
 _VALUES = ("1", "L", "P")  # modes of Pillow whose pixels are values
@@ -150,7 +150,8 @@ def read_mask(picture: Picture, legend: Legend, *, size: tuple[int, int] | None)
         digest = hashlib.sha256(f"{values.shape}".encode() + values.tobytes())
     else:
         content = read_content(Picture(name, picture.mask))
-        assert isinstance(content, bytes)
+        if not isinstance(content, bytes):
+            raise DataError(f"{shown(name)}: a mask in memory must be uint8 [H, W], got {type(content).__name__}")
         values, digest = _values(content, legend, size, shown(name)), hashlib.sha256(content)
     _check_size(values.shape, size, shown(name))
     counts = np.bincount(values.reshape(-1), minlength=256)
@@ -269,4 +270,6 @@ def _read(folder: Path, *above: Path) -> MaskedPictures:
 
 
 def _labelled(pictures: MaskedPictures, unlabelled: Unlabelled) -> MaskedPictures:
+    if unlabelled not in get_args(Unlabelled):
+        raise ConfigError(f"unlabelled must be {' or '.join(get_args(Unlabelled))}, got {unlabelled!r}")
     return pictures if unlabelled == "background" else pictures.relabelled(pictures.legend.without_background())

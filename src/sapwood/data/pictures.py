@@ -118,7 +118,8 @@ def as_picture(thing: Any, *, label: str | None = None, name: str | None = None)
         return Picture(name or f"<array {list(thing.shape)}>", thing, label)
     if hasattr(thing, "detach"):
         name = name or f"<tensor {list(thing.shape)}>"
-        return Picture(name, _pixels(thing.detach().cpu().numpy(), name), label)
+        values = thing.detach().cpu()
+        return Picture(name, _pixels((values.float() if values.is_floating_point() else values).numpy(), name), label)
     raise DataError(f"expected a path, bytes, a Pillow image, an array or a tensor, got {type(thing).__name__}")
 
 

@@ -110,7 +110,9 @@ def head_file(plain: Plain) -> HeadFile:
         )
         return HeadFile(tensors, lines, "cosine to the mean of each class")
     name = plain.record["parts"]["head"]
-    raise ConfigError(f"nothing is known of how to write down the head {name!r}; --to onnx holds any head")
+    raise ConfigError(
+        f"nothing is known of how to write down the head {name!r}; --to onnx holds what torch can translate"
+    )
 
 
 def write_head(plain: Plain, folder: Path) -> HeadFile:

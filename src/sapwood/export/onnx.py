@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -32,6 +33,7 @@ LIMIT = 1e-4
 _LIMITS: dict[Dtype, float] = {"fp32": LIMIT, "fp16": 0.05, "int8": 1.0}
 NAME = "model.onnx"
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ENLARGED = ((1.37, 1.0), (1.0, 1.83), (2.6, 2.2))  # height and width of pictures to try the preprocessing on
 
 
@@ -98,7 +100,10 @@ def _exported(graph: Graph, options: Options, path: Path, *, any_size: bool) -> 
 
 
 def _refusal(plain: Plain, error: Exception) -> SapwoodError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    reason = _COLOURS.sub("", str(cause).strip() or type(cause).__name__).splitlines()[0]
     if plain.merged:
         return SapwoodError(f"torch's exporter fails on {plain.backbone.info.name} ({reason}); take --to merged")
     return NotMergeable(

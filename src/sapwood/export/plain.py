@@ -134,10 +134,11 @@ class Plain(nn.Module):
             for site in self.network.adapter.sites:
                 self.network.adapter.dense(site)
         except NotMergeable as error:
-            rounds = len(self.record["tasks"])
+            part = f"one round's part with --task N (1..{len(self.record['tasks'])}), or "
+            offered = "" if type(self.network.adapter).expert is Adapter.expert else part
             raise NotMergeable(
-                f"method {self.record['method']!r} cannot be held by weights alone: {error}. Export one round's part "
-                f"with --task N (1..{rounds}), or everything with --to onnx"
+                f"method {self.record['method']!r} cannot be held by weights alone: {error}. Export {offered}"
+                "everything with --to onnx"
             ) from error
 
     def forward(self, pixel_values: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def export(
         NotMergeable: the change depends on the picture and the format holds weights alone; nothing is written.
         SapwoodError: the files answer differently than the network; nothing is written.
     """
-    form, target = FORMATS[to], Path(out)
+    form, target = FORMATS[to], Path(out).expanduser()
     precision = _precision(dtype)
     _check_options(to, form, precision, preprocessing)
     opened = State.open(state)

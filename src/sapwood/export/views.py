@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,19 +60,19 @@ def labelled_views(data: Any, kind: str, classes: Sequence[str], size: tuple[int
     position = {name: number for number, name in enumerate(classes)}
     unknown = sorted({str(label) for label in pictures.labels} - position.keys())
     if unknown:
-        raise DataError(f"{data}: class {unknown[0]!r} is not among those exported: {', '.join(classes)}")
+        raise DataError(f"{_called(data)}: class {unknown[0]!r} is not among those exported: {', '.join(classes)}")
     side = size[0]
     views = [eval_view(decode(picture, shorter=round(side * HEADROOM)), side) for picture in pictures]
     targets = torch.tensor([position[str(label)] for label in pictures.labels])
-    return Labelled(torch.from_numpy(np.stack(views)), targets, str(data))
+    return Labelled(torch.from_numpy(np.stack(views)), targets, _called(data))
 
 
 def _masked(data: Any, classes: Sequence[str], size: tuple[int, int]) -> Labelled:
-    split = isinstance(data, str) and has_splits(data)
+    split = isinstance(data, str | Path) and has_splits(data)
     pictures = read_mask_split(data, "test") if split else read_masks(data)
     legend = pictures.legend
     if not set(legend.classes) & set(classes):
-        raise DataError(f"{data}: none of its classes is among those exported: {', '.join(classes)}")
+        raise DataError(f"{_called(data)}: none of its classes is among those exported: {', '.join(classes)}")
     lookup = legend.lookup({name: number for number, name in enumerate(classes)})
     views, targets = [], []
     for picture in _spread(pictures):
@@ -79,7 +80,11 @@ def _masked(data: Any, classes: Sequence[str], size: tuple[int, int]) -> Labelle
         mask = decode_mask(picture, legend, size=pixels.shape[:2])
         views.append(resized(pixels, size))
         targets.append(torch.from_numpy(lookup[mask].astype(np.int64)))
-    return Labelled(torch.from_numpy(np.stack(views)), _at_view(targets, size), str(data))
+    return Labelled(torch.from_numpy(np.stack(views)), _at_view(targets, size), _called(data))
+
+
+def _called(data: Any) -> str:
+    return str(data) if isinstance(data, str | Path) else "the pictures given"
 
 
 def _at_view(masks: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

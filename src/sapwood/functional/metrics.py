@@ -3,7 +3,7 @@
 ``accuracy[i, j]`` is the accuracy, a fraction in 0..1, on the test pictures of task j after learning task i, the
 prediction being among all classes seen after task i; tasks count from 0. A cell that was not measured is NaN (or None).
 No value is invented for it: a measure that needs it raises ValueError naming the cell. Cells above the diagonal (tasks
-not yet learnt) matter to ``forward_transfer`` alone.
+not yet learnt) matter to ``forward_transfer`` alone; rows may leave them out.
 """
 
 from __future__ import annotations
@@ -150,6 +150,8 @@ def _array(values: Any) -> NDArray[np.float64]:
 
 
 def _matrix(accuracy: Matrix) -> NDArray[np.float64]:
+    if isinstance(accuracy, list | tuple) and all(isinstance(row, list | tuple) for row in accuracy):
+        accuracy = [[*row, *[None] * (len(accuracy) - len(row))] for row in accuracy]
     matrix = _array(accuracy)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) == 0:
         raise ValueError(f"accuracy must be [T, T] with T >= 1, got shape {matrix.shape}")

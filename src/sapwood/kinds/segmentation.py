@@ -13,7 +13,7 @@ from torch import Tensor
 from sapwood.backbones.base import BackboneInfo
 from sapwood.data.decode import decode
 from sapwood.data.kept import Share
-from sapwood.data.legend import BACKGROUND, Colour, Legend
+from sapwood.data.legend import BACKGROUND, IGNORE, Colour, Legend
 from sapwood.data.mask_store import MaskStore, check_side, visible_share
 from sapwood.data.masks import MaskedPictures, read_mask_split, read_masks
 from sapwood.data.names import check_class_names
@@ -107,6 +107,11 @@ class Segmentation(Kind):
         check_class_names(present, "the new masks", known)
         height, width = _pair(size)
         names = (*(known or (BACKGROUND,)), *new)
+        if len(names) > IGNORE:
+            raise DataError(
+                f"{len(names) - 1} classes do not fit into masks of 8 bits, which hold {IGNORE - 1} beside the "
+                "background; learn the others into another state"
+            )
         channel = {label: number for number, label in enumerate(names)}
         train, held = validation_split([name] * len(store), validation, seed)
         task = Task(
@@ -118,7 +123,7 @@ class Segmentation(Kind):
             seed,
         )
         shares = visible_share(store, legend, (height // cell, width // cell))
-        hidden = {label: shares[label] for label in present if shares[label] < _VISIBLE}
+        hidden = {label: share for label in present if (share := shares.get(label, 0.0)) < _VISIBLE}
         absent = tuple(label for label in legend.classes if label not in channel)
         stores = (store.subset(train), store.subset(held))
         return MaskRound(task, names, *stores, (height, width), legend.lookup(channel), hidden, absent)

@@ -143,7 +143,7 @@ class Objective:
         """Restore what ``state`` gave."""
 
     def scope_of(self, task: Task, classes: int) -> Tensor | None:
-        """Class indices of the softmax, or None for all."""
-        if self.config.scope == "seen" or len(task.annotated) == classes:
+        """Class indices of the softmax, or None for all; settings without a ``scope`` mean all seen classes."""
+        if getattr(self.config, "scope", "seen") == "seen" or len(task.annotated) == classes:
             return None
         return torch.tensor(task.annotated)

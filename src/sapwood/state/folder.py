@@ -58,7 +58,7 @@ class State:
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
         """Whether the folder holds a state (which may still be damaged)."""
-        return (Path(path) / POINTER).is_file()
+        return (Path(path).expanduser() / POINTER).is_file()
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], record: Mapping[str, Any]) -> State:
@@ -67,7 +67,7 @@ class State:
         Raises:
             StateError: there is a state already, or a folder with other things in it.
         """
-        root = Path(path)
+        root = Path(path).expanduser()
         refuse_foreign(root)
         there = root.is_dir()
         with writing(root):
@@ -91,7 +91,7 @@ class State:
         Raises:
             StateError: no state, a newer format, broken JSON, or a file that is missing or of the wrong size.
         """
-        root = Path(path)
+        root = Path(path).expanduser()
         return cls(root, load_current(root, whole=whole), whole=whole)
 
     @classmethod
@@ -149,7 +149,7 @@ class State:
                 if current.id != self.version.id:
                     raise StateError(
                         f"{self.path} moved from version {self.version.id} to {current.id} since it was opened; "
-                        "run the command again"
+                        "run the command again (in Python: open the state again)"
                     )
                 sweep_uncommitted(self.path)
             yield self
