@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from sapwood.data.masks import MaskedPictures
 from sapwood.data.names import shown
 from sapwood.data.pictures import Picture
 from sapwood.errors import DataError
@@ -90,8 +91,8 @@ def find_duplicates(
     """Those of the given pictures that were learned, by their place.
 
     One that was learned as the very class that it has here, by today's name or that before a repair, is left out unless
-    it is to be learned again: it would count twice in every sum. The same mask may be read for other classes, so
-    pictures with masks stay.
+    it is to be learned again: it would count twice in every sum. So is a picture with its mask that a round has learned
+    which labelled all classes of these masks; read for other classes as well, it stays.
 
     Raises:
         DataError: nothing is left to learn from.
@@ -102,11 +103,16 @@ def find_duplicates(
         entry["id"]: (entry["name"], *(name for name in entry.get("was", ()) if name not in today))
         for entry in record["classes"]
     }
+    labelled = {task["name"]: frozenset(task["annotated"]) for task in record["tasks"]}
+    wanted = frozenset(pictures.legend.classes) if isinstance(pictures, MaskedPictures) else None
     found = {}
     for index, (picture, sha256) in enumerate(zip(pictures, digests, strict=True)):
         if sha256 in earlier:
             label = picture.label
-            same = [each for each in earlier[sha256] if label in (*ever.get(each.label, ()), *each.was)]
+            if wanted is None:
+                same = [each for each in earlier[sha256] if label in (*ever.get(each.label, ()), *each.was)]
+            else:
+                same = [each for each in earlier[sha256] if wanted <= labelled.get(each.round, frozenset())]
             lesson = same[-1] if same else earlier[sha256][-1]
             left_out = bool(same) and not relearn
             found[index] = Duplicate(picture.name, label, lesson.round, names.get(lesson.label), left_out)

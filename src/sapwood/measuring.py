@@ -13,7 +13,7 @@ from sapwood.learned import Tests, count_learned, learned_files, learned_picture
 from sapwood.network import Network
 from sapwood.preparation import check_kind
 from sapwood.progress import Progress
-from sapwood.record import task_names
+from sapwood.record import former_names, task_names
 from sapwood.state import State
 from sapwood.state.records import StateMoved
 
@@ -68,7 +68,7 @@ def measure(
     if unknown is not None and not kind.knows_unknown:
         raise ConfigError("--unknown: only for states that name pictures; this one draws masks")
     tests = kind.load(kind.read_tests(data), size, progress, skip_bad=skip_bad, least=least)
-    for remark in kind.check_tests(tests, names):
+    for remark in kind.check_tests(tests, names, former_names(facts), options):
         progress.note(remark)
     found: dict[str, Any] = {"learned_images": _learned(learner.state, tests)}
     if found["learned_images"]:

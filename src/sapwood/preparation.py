@@ -19,7 +19,7 @@ from sapwood.learned import Duplicate, Earlier, count_learned, find_duplicates, 
 from sapwood.network import Network
 from sapwood.probes import Probe, kept_counts, read_probes, take_probes, wanted_probes
 from sapwood.progress import Progress
-from sapwood.record import task_names
+from sapwood.record import former_names, task_names
 from sapwood.rounds import just_committed, may_be_committed, plan_of
 from sapwood.settings import TrainingConfig, build, plain
 from sapwood.state import State
@@ -94,6 +94,8 @@ def prepare_round(
     _check_max_drop(max_drop, test is not None or wanted > 0 or kept_counts(record) > 0)
     kind = KINDS[record["kind"]]
     check_kind(state, data)
+    if unlabelled != "background" and kind.name == "classification":
+        raise ConfigError("--unlabelled: only for masks; these data name pictures")
     size, info = record["image_size"], record["backbone"]
     load = partial(
         kind.load,
@@ -118,7 +120,7 @@ def prepare_round(
     remarks = [*kind.data_remarks(data), *repeated(store.pictures, store.sha256)]
     remarks += [*taken.remarks(), *round_.remarks()]
     if test is not None and tests is not None:
-        remarks += kind.check_tests(tests, round_.names)
+        remarks += kind.check_tests(tests, round_.names, former_names(record))
         if shared := count_learned({*round_.train.picture_sha256, *round_.held.picture_sha256}, tests):
             remarks.append(f"{shared} of the test pictures are among the training pictures: they measure too much")
     source = "probe" if kept else "test"

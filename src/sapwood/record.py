@@ -88,6 +88,41 @@ def columns_apart(names: Sequence[str]) -> str:
     return f"Measured on different pictures after different rounds, so not to be compared: {some}."
 
 
+def matrix_remarks(record: Mapping[str, Any]) -> list[str]:
+    """What people are told below the matrix of a version: which cells are not to be compared, or only with care."""
+    apart = columns_apart(other_pictures(record))
+    return [remark for remark in (apart, "" if apart else _counted_later(record)) if remark]
+
+
+def _counted_later(record: Mapping[str, Any]) -> str:
+    """Of masks: that pixels of classes to come counted nowhere after earlier rounds."""
+    if record["kind"] != "segmentation":
+        return ""
+    rows = zip(record["tasks"], record["accuracy_on"], strict=True)
+    counted = [(task["name"], sum(task["measured"]["counts"].values())) for task, on in rows if _by_tests(task, on)]
+    if not counted or counted[0][1] >= counted[-1][1]:
+        return ""
+    (first, few), (last, many) = counted[0], counted[-1]
+    return (
+        f"Pixels of classes that were not known yet count nowhere: {few:,} were measured after {first}, {many:,} after "
+        f"{last}. Part of what old classes lose is what is drawn there; evaluate --future background measures all."
+    )
+
+
+def _by_tests(task: Mapping[str, Any], source: str) -> bool:
+    return source == "test" and bool(task.get("measured", {}).get("counts"))
+
+
+def former_names(record: Mapping[str, Any]) -> dict[str, str]:
+    """Today's name of each name that a class once had and none has today.
+
+    >>> former_names({"classes": [{"id": 0, "name": "trees", "was": ["tree"]}, {"id": 1, "name": "car"}]})
+    {'tree': 'trees'}
+    """
+    today = task_names(record)
+    return {was: entry["name"] for entry in record["classes"] for was in entry.get("was", ()) if was not in today}
+
+
 def next_class_id(record: Mapping[str, Any]) -> int:
     """An id that no class has, nor had in an earlier version of this line.
 

@@ -26,8 +26,8 @@ def test_the_sums_for_people(sapwood: Run) -> None:
     lines = done.out.splitlines()
     assert lines[0] == "CLoRA on random:dinov2-tiny, one picture of 28 x 42 px"
     row = {line.split("  ")[0]: line for line in lines[2:]}
-    assert "adapter 0.001 M + decoder 0.001 M + classifiers 0.000 M" in row["trainable"]
-    assert " 1,667  " in row["trainable"]
+    assert "adapter 0.001 M + decoder 0.001 M + classifiers 0.000 M" in row["trained or solved"]
+    assert " 1,667  " in row["trained or solved"]
     assert "at 50 %" in row["NetScore"]
     assert "NetScore" not in sapwood("cost", *TINY).out
     plain, bare = (sapwood("cost", *TINY, "--decoder", each, "--json").json for each in ("conv1x1", "none"))
@@ -43,7 +43,7 @@ def test_of_a_state(sapwood: Run, world: World) -> None:
     assert done.json["gmacs"] == done.json["gmacs_merged"] > 0
     text = sapwood("cost", world.state, "--accuracy", "90").out
     assert text.startswith(f"{world.state} after its last round, one picture of 28 x 28 px")
-    assert "trainable" in text
+    assert "trained or solved" in text
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -138,10 +139,38 @@ def test_report(sapwood: Run, tmp_path: Path, read_only_world: World) -> None:
     assert "://" not in text.replace("http://www.w3.org", ""), "needs nothing else"
 
 
-def test_a_report_replaces_pages_alone(sapwood: Run, tmp_path: Path, read_only_world: World) -> None:
-    photo = tmp_path / "000.jpg"
-    photo.write_bytes(b"a photo")
-    done = sapwood("report", read_only_world.state, "-o", photo)
+def test_a_report_shows_no_pictures_of_unknown_classes(sapwood: Run, tmp_path: Path, world: World) -> None:
+    assert sapwood("classes", world.state, "merge", "bee", "ant").code == 0
+    done = sapwood("report", world.state, "--data", world.test, "-o", tmp_path / "page.html")
     assert done.code == 2
-    assert f"--output {photo}: is there and no page, and would be lost; name a file *.html" in done.err
-    assert photo.read_bytes() == b"a photo"
+    assert "unknown class 'bee' in the test pictures" in done.err
+    assert "'bee' is called 'ant' today." in done.err
+
+
+def test_what_is_only_for_masks_is_refused(sapwood: Run, world: World, tmp_path: Path) -> None:
+    done = sapwood("learn", tmp_path / "new", world.first, "--backbone", "random:dinov2-tiny", "--unlabelled", "ignore")
+    assert (done.code, "--unlabelled: only for masks" in done.err) == (2, True)
+
+
+def test_that_nothing_can_be_said_of_strange_pictures_is_said(
+    sapwood: Run, tmp_path: Path, read_only_world: World
+) -> None:
+    state = tmp_path / "new"
+    few = shutil.copytree(read_only_world.test, tmp_path / "few")
+    assert sapwood("learn", state, few, "--backbone", "random:dinov2-tiny", "--method", "ncm").code == 0
+    said = "cannot be said yet: that takes 19 pictures held out of training"
+    assert said in sapwood("predict", state, few).err
+
+
+@pytest.mark.parametrize("name", ["000.jpg", "mine.html"])
+def test_a_report_replaces_reports_alone(sapwood: Run, tmp_path: Path, read_only_world: World, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(b"somebody's")
+    done = sapwood("report", read_only_world.state, "-o", file)
+    assert done.code == 2
+    assert f"--output {file}: is there and no report, and would be lost; name another file" in done.err
+    assert file.read_bytes() == b"somebody's"
+    file.write_bytes(b"")
+    for _ in range(2):
+        assert sapwood("report", read_only_world.state, "-o", file).code == 0
+    assert file.read_bytes().endswith(b"</html>\n")

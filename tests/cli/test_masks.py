@@ -83,6 +83,61 @@ def test_whether_the_background_counts(sapwood: Run, street: Street) -> None:
     assert plain == measured("--background", "include", "--future", "ignore")
 
 
+def test_a_fall_by_pixels_that_now_count_is_said(sapwood: Run, tmp_path: Path, street: Street) -> None:
+    state = tmp_path / "new"
+    quick = ("--epochs", "1", "--batch-size", "6", "--test", street.test)
+    assert sapwood("learn", state, street.first, *TINY, *QUICK, *quick).code == 0
+    assert "count nowhere" not in sapwood("show", state).out
+    assert sapwood("learn", state, street.second, "--test", street.test).code == 0
+    masks = np.concatenate([values_in(path).reshape(-1) for path in (street.test / "masks").iterdir()])
+    few, many = (masks < 3).sum(), (masks < 4).sum()
+    said = f"count nowhere: {few:,} were measured after task-1, {many:,} after task-2."
+    assert said in sapwood("show", state).out
+    sapwood("report", state, "-o", tmp_path / "page.html")
+    assert said in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_names_of_yesterday_and_near_ones(sapwood: Run, street: Street) -> None:
+    assert sapwood("classes", street.state, "rename", "tree", "bikes").code == 0
+    done = sapwood("evaluate", street.state, street.test, "--record")
+    assert done.code == 2
+    assert "have other names today: 'tree' is 'bikes'; name them so there" in done.err
+    assert sapwood("classes", street.state, "rename", "bikes", "bile").code == 0
+    (street.test / "classes.json").write_text('{"background": 0, "road": 1, "car": 2, "bile": 3, "bike": 4}')
+    done = sapwood("evaluate", street.state, street.test, "--future", "background")
+    assert "so their pixels count as background: bike ('bike' is named nearly like 'bile')" in done.err
+    (street.test / "classes.json").write_text('{"background": 0, "road": 1, "car": 2, "tree": 3, "bike": 4}')
+
+
+def test_masks_that_were_learned_are_left_out(
+    sapwood: Run, tmp_path: Path, street: Street, mask_folder: Folders
+) -> None:
+    done = sapwood("learn", street.state, street.second)
+    assert done.code == 2
+    assert "all 12 pictures were learned before (round 'task-2')" in done.err
+    assert sapwood("learn", street.state, street.second, "--relearn", "--dry-run").code == 0
+    grown = shutil.copytree(street.second, tmp_path / "grown")
+    extra = mask_folder(["tree"], 1, also=["road", "car"], name="extra", seed=9)
+    for part in ("images", "masks"):
+        (file,) = (extra / part).iterdir()
+        shutil.copy(file, grown / part / f"new{file.suffix}")
+    done = sapwood("learn", street.state, grown, "--epochs", "1", "--json")
+    assert "learned before, and left out: 12 of the pictures" in done.err
+    assert done.json["tasks"][-1]["images"] == 1
+    # Read for another class as well, the same masks have something to say.
+    (grown / "classes.json").write_text('{"background": 0, "road": 1, "car": 2, "tree": 3}')
+    assert "left out" not in sapwood("learn", street.state, grown, "--dry-run").out
+
+
+def test_masks_and_overlays_do_not_share_a_folder(sapwood: Run, tmp_path: Path, street: Street) -> None:
+    done = sapwood(
+        "predict", street.state, street.test / "images", "--out", tmp_path / "o", "--overlay", tmp_path / "o"
+    )
+    assert done.code == 2
+    assert f"--out and --overlay both name {tmp_path / 'o'}; give each a folder of its own" in done.err
+    assert not (tmp_path / "o").exists()
+
+
 def test_what_pixels_of_the_future_count_as(sapwood: Run, street: Street) -> None:
     ignored = sapwood("evaluate", street.state, street.test, "--json", "--background", "exclude")
     counted = sapwood(

@@ -9,17 +9,28 @@ from pathlib import Path
 import numpy as np
 from listening import Listener
 
-from sapwood.data.sources import nesting_remarks
+from sapwood.data.folder_remarks import folder_remarks
 from sapwood.learner import Learner
 
 Folders = Callable[..., Path]
+
+
+def test_pictures_that_are_passed_over_are_remarked_upon(tmp_path: Path, picture_folder: Folders) -> None:
+    folder = picture_folder(["ant", "bee"], 2, name="march")
+    assert folder_remarks(folder) == []
+    for name in ("b.PNG", "a.jpg", ".hidden.png", "notes.txt", "bee/a.CR2", "ant/c.txt"):
+        (folder / name).touch()
+    assert folder_remarks(folder) == [
+        "passed over: 2 pictures beside the class folders (a.jpg, b.PNG)",
+        "passed over: 1 file of a kind that is not read; save them as JPEG or PNG (a.CR2)",
+    ]
 
 
 def test_a_folder_of_rounds_is_remarked_upon(tmp_path: Path, picture_folder: Folders) -> None:
     rounds = tmp_path / "rounds"
     picture_folder(["ant", "bee"], 3, name="rounds/march")
     picture_folder(["cow", "dog"], 3, name="rounds/april", seed=2)
-    (said,) = nesting_remarks(str(rounds))
+    (said,) = folder_remarks(str(rounds))
     assert said == (
         f"the classes are the folders of {rounds}, each with folders of its own (april: cow, dog); "
         f"if those are the classes, learn them from {rounds / 'april'}"
@@ -34,7 +45,7 @@ def test_a_folder_of_rounds_is_remarked_upon(tmp_path: Path, picture_folder: Fol
 def test_one_class_folder_of_folders_among_others(tmp_path: Path, picture_folder: Folders) -> None:
     month = picture_folder(["horse", "sheep"], 3, name="month")
     picture_folder(["cat", "frog"], 3, name="month/animals", seed=2)
-    (said,) = nesting_remarks(month)
+    (said,) = folder_remarks(month)
     assert said == (
         "animals holds folders alone (cat, frog), all pictures of which become the class 'animals'; "
         "if those are the classes, move them beside the others"
@@ -43,7 +54,7 @@ def test_one_class_folder_of_folders_among_others(tmp_path: Path, picture_folder
         file.unlink()
     (month / "horse" / "one").mkdir()
     (month / "horse" / "two").mkdir()
-    assert nesting_remarks(month) == [said], "folders without a picture are for another line"
+    assert folder_remarks(month) == [said], "folders without a picture are for another line"
 
 
 def test_what_may_well_be_meant_is_not(tmp_path: Path, picture_folder: Folders) -> None:
@@ -60,4 +71,4 @@ def test_what_may_well_be_meant_is_not(tmp_path: Path, picture_folder: Folders) 
     table = tmp_path / "list.csv"
     table.write_text(f"path,label\n{next(plain.rglob('*.png'))},ant\n")
     pairs = [(np.zeros((4, 4, 3), np.uint8), "ant")]
-    assert [nesting_remarks(data) for data in (plain, mixed, single, parts, table, pairs)] == [[]] * 6
+    assert [folder_remarks(data) for data in (plain, mixed, single, parts, table, pairs)] == [[]] * 6

@@ -18,6 +18,9 @@ from sapwood.data.similar import edit_distance, similar_names
         ("facade", "falcon", False),
         ("cat", "cow", False),
         ("ox", "fox", True),
+        ("raod", "road", True),
+        ("brid", "bird", True),
+        ("ab", "ba", False),
         ("a", "b", False),
         ("class 11", "class 12", False),
         ("--", "__", False),
@@ -32,7 +35,8 @@ def test_edit_distance_against_the_definition() -> None:
         if not one or not two:
             return len(one) + len(two)
         changed = slow(one[1:], two[1:]) + (one[0] != two[0])
-        return min(changed, slow(one[1:], two) + 1, slow(one, two[1:]) + 1)
+        swapped = [slow(one[2:], two[2:]) + 1] if one[:2] == two[1::-1] and len(one) > 1 < len(two) else []
+        return min(changed, slow(one[1:], two) + 1, slow(one, two[1:]) + 1, *swapped)
 
     words = ["", "a", "ab", "ba", "abc", "acb", "cabb", "bbca"]
     assert all(edit_distance(one, two) == slow(one, two) for one in words for two in words)

@@ -11,6 +11,7 @@ import pytest
 
 from sapwood.cli import main
 from sapwood.learner import Learner
+from sapwood.report.frame import MARK
 
 
 class Result(NamedTuple):
@@ -37,7 +38,7 @@ def test_the_page_takes_the_place_of_the_old_one(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, state: Path
 ) -> None:
     page, link = tmp_path / "page.html", tmp_path / "link.html"
-    page.write_text("old")
+    page.write_text(f"{MARK} old")
     link.symlink_to(page)
     assert report(capsys, state, link) == (0, f"report: {page}\n", "")
     assert page.read_text("utf-8").endswith("</html>\n")
@@ -54,7 +55,7 @@ def test_a_page_that_cannot_be_finished_leaves_the_old_one(
     import resource
 
     page = tmp_path / "page.html"
-    page.write_text("old")
+    page.write_text(f"{MARK} old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
@@ -63,7 +64,7 @@ def test_a_page_that_cannot_be_finished_leaves_the_old_one(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert "page.html: cannot be written (File too large)" in done.err
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"page.html": "old"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"page.html": f"{MARK} old"}
 
 
 def test_places_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path, state: Path) -> None:
@@ -81,7 +82,7 @@ def test_places_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_p
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="everything can be written by root")
 def test_a_page_that_is_protected(capsys: pytest.CaptureFixture[str], tmp_path: Path, state: Path) -> None:
     page = tmp_path / "page.html"
-    page.write_text("old")
+    page.write_text(f"{MARK} old")
     page.chmod(0o444)
     assert report(capsys, state, page).code == 2
     assert page.read_text() == "old"
@@ -89,6 +90,6 @@ def test_a_page_that_is_protected(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 def test_bad_data_leave_the_old_page(capsys: pytest.CaptureFixture[str], tmp_path: Path, state: Path) -> None:
     page = tmp_path / "page.html"
-    page.write_text("old")
+    page.write_text(f"{MARK} old")
     assert report(capsys, state, page, "--data", str(tmp_path / "none")).code == 2
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"page.html": "old"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"page.html": f"{MARK} old"}

@@ -146,6 +146,8 @@ def _claim(plan: Plan, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"--out {out} is a file; name a folder") from None
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be made ({error.strerror}); name another folder") from error
     with FileLock(file.with_suffix(".lock")):
         if not any((out / "rows").glob("*.json")) and not any((out / "rows").glob("*.work")):
             put(file, json.dumps(wanted, indent=1) + "\n")

@@ -78,13 +78,13 @@ def summary(counted: Cost, title: str, accuracy: float | None) -> str:
         merged = f"with the adapter beside the weights; {counted.gmacs_merged:,.3f} with it merged"
     rows = [
         ["parameters", f"{counted.parameters:,}", _parts(counted.network)],
-        ["trainable", f"{counted.trainable_parameters:,}", _parts(counted.fitted)],
+        ["trained or solved", f"{counted.trainable_parameters:,}", _parts(counted.fitted)],
         ["GMACs", f"{counted.gmacs:,.3f}", merged],
         ["stored a task", size(counted.bytes_per_task), "tensors of a round in the state folder"],
     ]
     if accuracy is not None:
         score = counted.netscore(accuracy)
-        said = f"at {accuracy:g} %: 20 log10(accuracy² / sqrt(trainable in millions · GMACs))"
+        said = f"at {accuracy:g} %: 20 log10(accuracy² / sqrt(trained or solved in millions · GMACs))"
         rows.append(["NetScore", "–" if score is None else f"{score:.2f}", said])
     height, width = counted.size
     return f"{title}, one picture of {height} x {width} px\n\n{table(rows, right=[1])}"

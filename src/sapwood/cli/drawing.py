@@ -35,7 +35,10 @@ def masks(
 
 
 def prepare_folders(*folders: Path | None) -> tuple[Path | None, ...]:
-    """Make folders to write to, before anything is computed."""
+    """Make folders to write to, before anything is computed; no two may be one."""
+    given = [folder.resolve() for folder in folders if folder is not None]
+    if len(set(given)) < len(given):
+        raise ConfigError(f"--out and --overlay both name {given[0]}; give each a folder of its own")
     for folder in folders:
         if folder is not None:
             try:

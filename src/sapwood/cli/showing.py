@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,13 +14,14 @@ from sapwood.cli.options import AsJson, SkipBad, StateFolder
 from sapwood.cli.screen import duration, listening, percent, print_json, shown_size, size, table
 from sapwood.data.names import shown
 from sapwood.errors import ConfigError
-from sapwood.record import columns_apart, measured_rounds
+from sapwood.record import matrix_remarks, measured_rounds
 from sapwood.wording import counted
 
 if TYPE_CHECKING:
     from sapwood.report import ReportData
     from sapwood.state import State, Version
 
+_HEAD = 2000  # bytes of a page among which a mark is looked for
 _MANY = 6
 _SOURCES = {"test": "", "validation": "on its validation pictures", "probe": "on pictures that the state keeps"}
 
@@ -67,14 +68,15 @@ def report(
     """Write a report, one self-contained HTML file."""
     from sapwood.learner import Learner
     from sapwood.report import gather, render
+    from sapwood.report.frame import MARK
     from sapwood.state import State
     from sapwood.state.files import discard, encode, put, write_aside
 
     with _placing(output):
         if not output.parent.is_dir() or output.is_dir():
             raise ConfigError(f"--output {output}: must be a file in a folder that is there")
-        if output.is_file() and output.suffix.lower() not in (".html", ".htm"):
-            raise ConfigError(f"--output {output}: is there and no page, and would be lost; name a file *.html")
+        if output.is_file() and MARK.encode() not in (output.read_bytes()[:_HEAD] or MARK.encode()):
+            raise ConfigError(f"--output {output}: is there and no report, and would be lost; name another file")
         stream = output.exists() and not output.is_file()  # a device or a pipe, which nothing may replace
         place = output if stream else output.resolve()  # a link stays one: what it points to is replaced
         if not stream:  # fail before anything is computed
@@ -153,10 +155,11 @@ def summary(version: Version) -> str:
         ]
         for task in facts["tasks"]
     ]
-    return f"{head}\n\n{table(rows, right=range(1, 8))}\n\n{_matrix(facts, measured_rounds(version.record))}"
+    return f"{head}\n\n{table(rows, right=range(1, 8))}\n\n{_matrix(facts, version.record)}"
 
 
-def _matrix(facts: dict[str, Any], columns: list[int]) -> str:
+def _matrix(facts: dict[str, Any], record: Mapping[str, Any]) -> str:
+    columns = measured_rounds(record)
     names = [task["name"] for task in facts["tasks"]]
     rows = [["accuracy, %" if facts["kind"] == "classification" else "mean IoU, %", *(names[on] for on in columns), ""]]
     for name, row, source in zip(names, facts["accuracy"], facts["accuracy_on"], strict=True):
@@ -164,7 +167,7 @@ def _matrix(facts: dict[str, Any], columns: list[int]) -> str:
         told = _SOURCES[source] if any(cell is not None for cell in row) else "not measured"
         rows.append([f"after {name}", *cells, told])
     found = table(rows, right=range(1, len(columns) + 1))
-    return "\n".join(filter(None, (found, columns_apart(facts["other_pictures"]))))
+    return "\n".join([found, *matrix_remarks(record)])
 
 
 def _some(names: list[str]) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sapwood.progress import Progress
 
 _TOP = 5
+_NOT_SAID = "whether pictures are of classes that were never learned cannot be said yet"
 
 
 @contextmanager
@@ -67,6 +68,10 @@ def predict(
         )
         predictions = write_predictions(answers, *folders) if masks else [_named(answer) for answer in answers]
         values = {name: value for value, name in enumerate(learner.classes_)}
+        if not masks and any(row["known"] is None for row in predictions):
+            from sapwood.functional.openset import LEAST
+
+            progress.note(f"{_NOT_SAID}: that takes {LEAST} pictures held out of training")
         if masks and out is not None:
             progress.note(f"values in the masks: {', '.join(f'{value} {name}' for name, value in values.items())}")
     if as_json:

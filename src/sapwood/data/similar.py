@@ -12,9 +12,10 @@ _LETTERS_AN_EDIT = 3  # `cat` and `cow` are two names, `kestrel` and `kestral` p
 
 
 def similar_names(new: Iterable[str], known: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Pairs (new, known) that differ in case, spaces and signs only, or by one or two letters.
+    """Pairs (new, known) that differ in case, spaces and signs only, or by one or two edits.
 
-    An edit is allowed for every three letters; names whose numbers differ are never similar.
+    An edit is a letter more, less or another, or two neighbours that changed places. One is allowed for every three
+    letters; names whose numbers differ are never similar.
 
     >>> list(similar_names(["Kestral", "class 2", "St_Bernard", "cat"], ["kestrel", "class 1", "st. bernard", "cow"]))
     [('Kestral', 'kestrel'), ('St_Bernard', 'st. bernard')]
@@ -34,16 +35,23 @@ def similar_names(new: Iterable[str], known: Sequence[str]) -> Iterator[tuple[st
 
 
 def edit_distance(one: str, two: str) -> int:
-    """Letters to insert, remove or replace to turn one into the other (Levenshtein, 1966).
+    """Letters to insert, remove or replace, or neighbours to swap, to turn one into the other, none touched twice.
 
-    >>> edit_distance("kitten", "sitting")
-    3
+    That is the optimal string alignment (Damerau 1964).
+
+    >>> edit_distance("kitten", "sitting"), edit_distance("road", "raod")
+    (3, 1)
     """
+    before: list[int] = []
     row = list(range(len(two) + 1))
     for index, letter in enumerate(one, 1):
-        above, row[0] = row[0], index
+        last, row = row, [index]
         for column, other in enumerate(two, 1):
-            above, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, above + (letter != other))
+            best = min(last[column] + 1, row[column - 1] + 1, last[column - 1] + (letter != other))
+            if index > 1 and column > 1 and letter == two[column - 2] and one[index - 2] == other:
+                best = min(best, before[column - 2] + 1)
+            row.append(best)
+        before = last
     return row[-1]
 
 

@@ -131,36 +131,6 @@ def list_pictures(paths: Iterable[str | Path]) -> Pictures:
     return Pictures(found)
 
 
-def nesting_remarks(data: Any) -> list[str]:
-    """What to say where class folders hold folders alone, as those of rounds or of parts do."""
-    if not isinstance(data, str | Path) or find_shards(data) or not (path := existing(data)).is_dir():
-        return []
-    if is_dataset(path):
-        return []
-    folder = split_folders(path).get("train", path)
-    inner = {child: folders_in(child) for child in folders_in(folder)}
-    # A folder's own pictures come first.
-    deep = [
-        child
-        for child, own in inner.items()
-        if len(own) > 1 and (first := next(pictures_in(child), None)) is not None and first.parent != child
-    ]
-    if not deep:
-        return []
-    child, own = deep[0], inner[deep[0]]
-    names = ", ".join(shown(each.name) for each in own[:3]) + (", …" if len(own) > 3 else "")
-    if len(deep) < len(inner):
-        more = f", and {len(deep) - 1} more" if len(deep) > 1 else ""
-        return [
-            f"{shown(child.name)} holds folders alone ({names}), all pictures of which become the class "
-            f"{child.name!r}{more}; if those are the classes, move them beside the others"
-        ]
-    return [
-        f"the classes are the folders of {shown(folder)}, each with folders of its own ({shown(child.name)}: {names}); "
-        f"if those are the classes, learn them from {shown(child)}"
-    ]
-
-
 def existing(data: str | Path) -> Path:
     """The path; if nothing is there, an error that says so."""
     if not str(data):

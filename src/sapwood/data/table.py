@@ -38,7 +38,7 @@ def read_table(file: Path) -> Pictures:
     pictures = FilePictures(_files(file, rows, at, absent), str(file.parent))
     if absent:
         more = f", and {len(absent) - 3} more" if len(absent) > 3 else ""
-        where = f"paths are relative to {shown(file.parent)}"
+        where = f"paths are relative to {shown(file.parent)}; mend them, or take the rows out"
         raise DataError(f"{name}: no such file: {', '.join(absent[:3])}{more}; {where}")
     return pictures
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sapwood.export.options import Check, Format
 from sapwood.export.plain import Plain
-from sapwood.record import columns_apart, measured_rounds, other_pictures
+from sapwood.record import matrix_remarks, measured_rounds
 from sapwood.wording import counted
 
 _MARKS = re.compile(r"([\\`*_{}\[\]<>|#~$])")
@@ -125,7 +125,7 @@ def _accuracy(record: Mapping[str, Any]) -> str:
     what = "Accuracy" if record["kind"] == "classification" else "Mean IoU"
     head = ["", *(plain_text(names[on]) for on in columns), "measured on"]
     text = f"{what} on each round's classes, per cent; a dash where nothing was measured.\n\n{table(head, rows)}"
-    return "\n\n".join(filter(None, (text, plain_text(columns_apart(other_pictures(record))))))
+    return "\n\n".join([text, *map(plain_text, matrix_remarks(record))])
 
 
 def _checked(facts: Mapping[str, Any], check: Check) -> str:

@@ -185,8 +185,20 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def check_tests(self, tests: Any, names: Sequence[str]) -> list[str]:
-        """Remarks on pictures to measure on; raises DataError where their classes cannot be measured."""
+    def check_tests(
+        self, tests: Any, names: Sequence[str], former: Mapping[str, str] | None = None, options: Any = None
+    ) -> list[str]:
+        """Remarks on pictures to measure on.
+
+        Args:
+            tests: the pictures.
+            names: of the classes that are known.
+            former: today's names of former ones.
+            options: ``MaskOptions``, for masks.
+
+        Raises:
+            DataError: their classes cannot be measured.
+        """
 
     @abstractmethod
     def confusion(

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from sapwood.backbones.base import Backbone, BackboneInfo
 from sapwood.backbones.split import Split
+from sapwood.data.folder_remarks import folder_remarks
 from sapwood.data.given import read_test_data
 from sapwood.data.kept import Share
 from sapwood.data.loader import Views
 from sapwood.data.names import check_class_names
 from sapwood.data.pictures import Picture, Pictures
-from sapwood.data.sources import nesting_remarks, read_data
+from sapwood.data.sources import read_data
 from sapwood.data.splits import validation_split
 from sapwood.data.store import PictureStore
 from sapwood.errors import ConfigError, DataError
@@ -123,7 +124,7 @@ class Classification(Kind):
 
     def data_remarks(self, data: Any) -> list[str]:
         """Folders where other ones may be meant."""
-        return nesting_remarks(data)
+        return folder_remarks(data)
 
     def read_tests(self, data: Any) -> Pictures:
         """Pictures to measure on."""
@@ -176,15 +177,11 @@ class Classification(Kind):
             task, names, store.subset(train), store.subset(held), _side(size), targets[train], targets[held]
         )
 
-    def check_tests(self, tests: PictureStore, names: Sequence[str]) -> list[str]:
+    def check_tests(
+        self, tests: PictureStore, names: Sequence[str], former: Mapping[str, str] | None = None, options: Any = None
+    ) -> list[str]:
         """Every class must be known."""
-        taught = frozenset(names)
-        unknown = [name for name in tests.pictures.classes if name not in taught]
-        if unknown:
-            raise DataError(
-                f"unknown class {', '.join(map(repr, unknown[:5]))} in the test pictures; known: {', '.join(names)}. "
-                "Learn it first, use today's name if it was renamed or merged, or leave its pictures out"
-            )
+        check_known(tests.pictures.classes, names, former or {})
         return []
 
     def confusion(
@@ -286,3 +283,15 @@ def _side(size: Size) -> int:
     if len(set(size)) != 1:
         raise ConfigError(f"pictures are named from square views; got {'x'.join(map(str, size))}, give one number")
     return size[0]
+
+
+def check_known(classes: Sequence[str], names: Sequence[str], former: Mapping[str, str]) -> None:
+    """Refuse classes of test pictures that are not among ``names``; for ``former`` see ``Kind.check_tests``."""
+    taught = frozenset(names)
+    if unknown := [name for name in classes if name not in taught]:
+        today = "".join(f" {name!r} is called {former[name]!r} today." for name in unknown[:5] if name in former)
+        some = ", ".join(map(repr, unknown[:5]))
+        raise DataError(
+            f"unknown class {some} in the test pictures; known: {', '.join(names)}.{today} "
+            "Learn it first, use today's name if it was renamed or merged, or leave its pictures out"
+        )

@@ -18,6 +18,7 @@ from sapwood.data.mask_store import MaskStore, check_side, visible_share
 from sapwood.data.masks import MaskedPictures, read_mask_split, read_masks
 from sapwood.data.names import check_class_names
 from sapwood.data.pictures import Picture, Pictures
+from sapwood.data.similar import similar_names
 from sapwood.data.sources import has_splits
 from sapwood.data.splits import validation_split
 from sapwood.errors import ConfigError, DataError
@@ -128,8 +129,14 @@ class Segmentation(Kind):
         stores = (store.subset(train), store.subset(held))
         return MaskRound(task, names, *stores, (height, width), legend.lookup(channel), hidden, absent)
 
-    def check_tests(self, tests: MaskStore, names: Sequence[str]) -> list[str]:
-        """Classes that are not known are left out of the measure; said, not refused."""
+    def check_tests(
+        self,
+        tests: MaskStore,
+        names: Sequence[str],
+        former: Mapping[str, str] | None = None,
+        options: MaskOptions | None = None,
+    ) -> list[str]:
+        """Classes that are not known count as ``options`` say; said, not refused, but for former names."""
         classes = tests.pictures.legend.classes
         if not set(classes) & set(names):
             raise DataError(
@@ -137,7 +144,14 @@ class Segmentation(Kind):
                 f"known: {', '.join(names)}"
             )
         future = [name for name in classes if name not in names]
-        return [f"not known by these names, so their pixels are not measured: {', '.join(future)}"] if future else []
+        if renamed := [name for name in future if name in (former or {})]:
+            today = ", ".join(f"{name!r} is {(former or {})[name]!r}" for name in renamed[:5])
+            raise DataError(f"classes of the masks to measure on have other names today: {today}; name them so there")
+        if not future:
+            return []
+        counted = "count as background" if (options or MaskOptions()).future == "background" else "are not measured"
+        near = "".join(f" ({name!r} is named nearly like {other!r})" for name, other in similar_names(future, names))
+        return [f"not known by these names, so their pixels {counted}: {', '.join(future)}{near}"]
 
     def confusion(
         self,

@@ -7,6 +7,9 @@ from importlib.resources import files
 
 from sapwood.report.markup import Html, text
 
+MARK = '<meta name="generator" content="sapwood">'
+"""What tells a page of ours from others, among its first lines."""
+
 # The page may load nothing at all: a class name that smuggled markup past the escaping would still be inert.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -18,6 +21,7 @@ def document(title: str, body: str, style: str = "") -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
+        f"{MARK}\n"
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f"<title>{text(title)}</title>\n<style>\n{common}{style}</style>\n</head>\n<body>\n"
         f"{body}</body>\n</html>\n"

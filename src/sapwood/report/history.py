@@ -13,7 +13,7 @@ from typing import Any
 
 from sapwood.functional import metrics
 from sapwood.kinds import KINDS
-from sapwood.record import breaks, columns_apart, compares, measured_pictures, other_pictures
+from sapwood.record import breaks, compares, matrix_remarks, measured_pictures
 from sapwood.report.content import ReportTask, seen
 from sapwood.report.markup import amount, duration, size
 
@@ -82,7 +82,7 @@ def read_history(record: Mapping[str, Any]) -> History:
         accuracy=tuple(tuple(row) for row in record["accuracy"]),
         after_each=tuple(_over_all(record, tasks, record["accuracy"])),
         numbers=numbers,
-        remark=" ".join(filter(None, (_REMARK if masks else "", columns_apart(other_pictures(record))))),
+        remark=" ".join([*([_REMARK] if masks else []), *matrix_remarks(record)]),
         breaks=breaks(record),
         costs=_costs(record),
     )

@@ -17,7 +17,9 @@ from sapwood.data.names import shown
 from sapwood.data.pictures import Pictures
 from sapwood.errors import DataError
 from sapwood.kinds import kind_of
+from sapwood.kinds.classification import check_known
 from sapwood.progress import Progress
+from sapwood.record import former_names
 from sapwood.report.content import MaskSample, Sample
 from sapwood.report.markup import THUMBNAIL
 
@@ -29,12 +31,19 @@ _NAMED, _MASKED = 24, 12
 
 
 def read_samples(learner: Learner, data: Any) -> Pictures:
-    """Labelled pictures to show, of the kind that the learner learns; raises DataError where they are of another."""
+    """Labelled pictures to show, of the kind that the learner learns.
+
+    Raises:
+        DataError: they are of another kind, or of classes that are not known.
+    """
     if (found := kind_of(data)) is not learner.kind:
         raise DataError(
             f"{learner.state.path} learns {learner.kind.name}, but these data are for {found.name}; name other data"
         )
-    return learner.kind.read_tests(data)
+    pictures = learner.kind.read_tests(data)
+    if not isinstance(pictures, MaskedPictures):
+        check_known(pictures.classes, learner.classes_, former_names(learner.record))
+    return pictures
 
 
 def name_samples(
