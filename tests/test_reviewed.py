@@ -142,6 +142,6 @@ def test_a_broken_outside_package_is_told_and_passed_over(monkeypatch: pytest.Mo
 
 
 def test_infinite_rates_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"training\.lr must be > 0 and finite"):
+    with pytest.raises(ConfigError, match=r"training\.lr must be finite, got inf"):
         Learner.create(tmp_path / "s", backbone="random:dinov2-tiny", settings={"training": {"lr": float("inf")}})
     assert not (tmp_path / "s").exists()
