@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from sapwood.data.masks import MaskedPictures
 from sapwood.data.names import shown
 from sapwood.data.pictures import Picture
 from sapwood.errors import DataError
-from sapwood.record import PICTURES, of_json_lines
+from sapwood.record import PICTURES, former_names, of_json_lines
 from sapwood.state import State
 
 
@@ -86,13 +85,18 @@ def count_learned(files: Set[str], tests: Tests) -> int:
 
 
 def find_duplicates(
-    pictures: Sequence[Picture], digests: Sequence[str], earlier: Earlier, record: Mapping[str, Any], relearn: bool
+    pictures: Sequence[Picture],
+    digests: Sequence[str],
+    earlier: Earlier,
+    record: Mapping[str, Any],
+    classes: Set[str],
+    relearn: bool,
 ) -> dict[int, Duplicate]:
     """Those of the given pictures that were learned, by their place.
 
     One that was learned as the very class that it has here, by today's name or that before a repair, is left out unless
     it is to be learned again: it would count twice in every sum. So is a picture with its mask that a round has learned
-    which labelled all classes of these masks; read for other classes as well, it stays.
+    which labelled all ``classes``, those that the masks now given show; where they show others as well, it stays.
 
     Raises:
         DataError: nothing is left to learn from.
@@ -104,15 +108,16 @@ def find_duplicates(
         for entry in record["classes"]
     }
     labelled = {task["name"]: frozenset(task["annotated"]) for task in record["tasks"]}
-    wanted = frozenset(pictures.legend.classes) if isinstance(pictures, MaskedPictures) else None
+    former = former_names(record)
+    wanted = {former.get(name, name) for name in classes}
     found = {}
     for index, (picture, sha256) in enumerate(zip(pictures, digests, strict=True)):
         if sha256 in earlier:
             label = picture.label
-            if wanted is None:
-                same = [each for each in earlier[sha256] if label in (*ever.get(each.label, ()), *each.was)]
-            else:
+            if label is None:
                 same = [each for each in earlier[sha256] if wanted <= labelled.get(each.round, frozenset())]
+            else:
+                same = [each for each in earlier[sha256] if label in (*ever.get(each.label, ()), *each.was)]
             lesson = same[-1] if same else earlier[sha256][-1]
             left_out = bool(same) and not relearn
             found[index] = Duplicate(picture.name, label, lesson.round, names.get(lesson.label), left_out)

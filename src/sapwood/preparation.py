@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -108,11 +108,13 @@ def prepare_round(
     )
     store = load(kind.read(data, unlabelled=unlabelled))
     tests = None if test is None else load(kind.read_tests(test))
-    taken = take_probes(store, kind.shown(store), wanted, state)
+    shown = kind.shown(store)
+    taken = take_probes(store, shown, wanted, state)
     cell = info.get("stride") or info["patch"]
     split: dict[str, Any] = {"seed": record["seed"], "validation": config.validation, "size": size, "cell": cell}
     prepare = partial(kind.prepare, known=known, index=index, name=name, **split)
-    chosen = _what_is_new(state, taken.rest, prepare, config, restart=restart, relearn=relearn)
+    classes = {name for each in shown for name in each.classes}
+    chosen = _what_is_new(state, taken.rest, prepare, config, classes, restart=restart, relearn=relearn)
     round_ = chosen.round
     probes = kind.probes(taken.new, round_)
     if kept := [] if test is not None else [*read_probes(state), *probes]:
@@ -138,7 +140,14 @@ class _New(NamedTuple):
 
 
 def _what_is_new(
-    state: State, store: Any, prepare: Callable[[Any], Round], config: TrainingConfig, *, restart: bool, relearn: bool
+    state: State,
+    store: Any,
+    prepare: Callable[[Any], Round],
+    config: TrainingConfig,
+    classes: Set[str],
+    *,
+    restart: bool,
+    relearn: bool,
 ) -> _New:
     """Leave out what was learned before.
 
@@ -150,7 +159,7 @@ def _what_is_new(
     maybe = () if restart or not may_be_committed(state) else (tasks[:-1],)
     for before in (*maybe, tasks):
         earlier = learned_pictures(state, before)
-        found = find_duplicates(store.pictures, store.sha256, earlier, record, relearn)
+        found = find_duplicates(store.pictures, store.sha256, earlier, record, classes, relearn)
         out = {place for place, each in found.items() if each.left_out}
         rest = store.subset([place for place in range(len(store)) if place not in out]) if out else store
         round_ = prepare(rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from itertools import product
@@ -125,8 +126,13 @@ def test_masks_that_were_learned_are_left_out(
     assert "learned before, and left out: 12 of the pictures" in done.err
     assert done.json["tasks"][-1]["images"] == 1
     # Read for another class as well, the same masks have something to say.
+    more = json.loads((street.second / "classes.json").read_text()) | {"bus": 9}
+    (grown / "classes.json").write_text(json.dumps(more))
+    assert sapwood("learn", street.state, grown).code == 2  # a name that no mask shows changes nothing
     (grown / "classes.json").write_text('{"background": 0, "road": 1, "car": 2, "tree": 3}')
     assert "left out" not in sapwood("learn", street.state, grown, "--dry-run").out
+    assert sapwood("classes", street.state, "rename", "tree", "wood").code == 0
+    assert sapwood("learn", street.state, street.second).code == 2
 
 
 def test_masks_and_overlays_do_not_share_a_folder(sapwood: Run, tmp_path: Path, street: Street) -> None:
