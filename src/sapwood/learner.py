@@ -181,7 +181,7 @@ class Learner:
         reading |= {"restart": restart, "relearn": relearn, "progress": progress}
         prepared = prepare_round(self.state, data, task, test, training, max_drop, **reading)
         round_, config, checkpoints = prepared.round, prepared.config, self.state.training
-        with ExitStack() as held, stop_on_signals() as stop, torch.inference_mode(False), torch.enable_grad():
+        with ExitStack() as held, stop_on_signals() as stop, torch.inference_mode(False):
             world.first(lambda: held.enter_context(self.state.writer()) and None)
             network, objective = self._load(config)
             where = world.first(lambda: standing(self.state, prepared.plan, restart))

@@ -123,3 +123,9 @@ def test_the_methods_for_masks(name: str, parts: tuple[str, str]) -> None:
 @pytest.mark.parametrize(("kind", "said"), [("classification", "`learn` takes `{}`"), ("segmentation", "masks is {}")])
 def test_the_default_is_what_the_readme_names(kind: str, said: str) -> None:
     assert said.format(KINDS[kind].default_method) in README.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("method", "lr"), [("seq-lora", 3e-4), ("c-lora", 1e-4), ("dual-lora", 3e-4), ("color", 1e-3)])
+def test_rates_are_those_that_the_trials_chose(method: str, lr: float) -> None:
+    training = merge_settings(find_method(method), {})["training"]
+    assert (training["lr"], training["head_lr"]) == (lr, 1e-2)

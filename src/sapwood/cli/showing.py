@@ -75,7 +75,7 @@ def report(
     with _placing(output):
         if not output.parent.is_dir() or output.is_dir():
             raise ConfigError(f"--output {output}: must be a file in a folder that is there")
-        if output.is_file() and MARK.encode() not in (output.read_bytes()[:_HEAD] or MARK.encode()):
+        if output.is_file() and (head := _head(output)) and MARK.encode() not in head:
             raise ConfigError(f"--output {output}: is there and no report, and would be lost; name another file")
         stream = output.exists() and not output.is_file()  # a device or a pipe, which nothing may replace
         place = output if stream else output.resolve()  # a link stays one: what it points to is replaced
@@ -168,6 +168,11 @@ def _matrix(facts: dict[str, Any], record: Mapping[str, Any]) -> str:
         rows.append([f"after {name}", *cells, told])
     found = table(rows, right=range(1, len(columns) + 1))
     return "\n".join([found, *matrix_remarks(record)])
+
+
+def _head(page: Path) -> bytes:
+    with page.open("rb") as file:
+        return file.read(_HEAD)
 
 
 def _some(names: list[str]) -> str:
