@@ -9,7 +9,7 @@ from typing import Any
 
 RUNS = {
     "step": "step.py --precisions fp32",
-    "step-bf16": "step.py --precisions bf16 --rounds 1",
+    "step-bf16": "step.py --precisions bf16",
     "step-b": "step.py --backbone random:dinov2-b14 --size 224 --batch 8 --rounds 5 --precisions fp32",
     "memory": "memory.py",
     "learn": "learn.py",

@@ -58,18 +58,20 @@ def measure(name: str) -> None:
 def page() -> str:
     """The page, from what is kept."""
     runs = {file.stem: json.loads(file.read_text("utf-8")) for file in sorted(KEPT.glob("*.json"))}
-    machines = {json.dumps(run["machine"], sort_keys=True): run["machine"] for run in runs.values()}
+    machines = {_key(run): run["machine"] for run in sorted(runs.values(), key=lambda run: run["machine"]["bf16"])}
+    numbers = {key: f" {number}" if len(machines) > 1 else "" for number, key in enumerate(machines, 1)}
     lines = [
         "# Performance",
         "",
         "Written by `make bench` from the files in [`results/performance`](results/performance).",
     ]
     lines += ["What counts are ratios measured in one run; medians, with the smallest and the largest in brackets.", ""]
-    for one in machines.values():
+    for key, one in machines.items():
         bf16 = "with" if one["bf16"] else "without"
         gpu = f", {one['gpu']}" if one["gpu"] else ""
         lines.append(
-            f"Machine: {one['processor']}, {one['cores']} cores, {bf16} bf16 instructions{gpu}; torch {one['torch']}."
+            f"Machine{numbers[key]}: {one['processor']}, {one['cores']} cores, {bf16} bf16 instructions{gpu}; "
+            f"torch {one['torch']}."
         )
     lines += ["", "| what | target | measured | command |", "|---|---|---|---|"]
     for claim in CLAIMS:
@@ -77,8 +79,14 @@ def page() -> str:
         shown = "not measured yet" if run is None else claim.shown(run["found"])
         if run is not None and claim.hardware and not run["machine"][claim.hardware]:
             shown += f"; emulated, which says nothing of processors with {claim.hardware} instructions"
+        if run is not None and numbers[_key(run)] not in ("", " 1"):
+            shown += f"; machine{numbers[_key(run)]}"
         lines.append(f"| {claim.what} | {claim.wanted()} | {shown} | `python benchmarks/{RUNS[claim.run]}` |")
     return "\n".join(lines) + "\n"
+
+
+def _key(run: dict[str, Any]) -> str:
+    return json.dumps(run["machine"], sort_keys=True)
 
 
 def main() -> None:
