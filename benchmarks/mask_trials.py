@@ -25,7 +25,7 @@ FIXED = (
 BOTH = "objective.background_rate=1,objective.unknown=background"
 TRIALS = {
     "clora+mib": ("", "training.lr=0.001"),
-    "full+mib": ("", "training.lr=0.0001", "training.lr=0.0003"),
+    "full+mib": ("", "training.lr=0.00001", "training.lr=0.0001", "training.lr=0.0003"),
     "clora+plop": ("", "objective.threshold=1.1"),
     "clora+rcil": ("", "objective.head_init=balanced"),
     "clora+sats": ("", "objective.attention=2"),
