@@ -19,7 +19,7 @@ SOURCE = ROOT / "src"
 
 # From the bottom up. A part imports parts of its own floor or lower ones, never of a higher one, never in a circle.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "wording"}),
+    frozenset({"errors", "paths", "wording"}),
     frozenset({"registry", "cache", "hidden_cache", "operations", "settings", "progress", "record", "task", "world"}),
     frozenset({"functional", "backbones", "data", "state"}),
     frozenset({"adapters", "heads", "objectives"}),

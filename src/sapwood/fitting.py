@@ -14,6 +14,7 @@ from sapwood.data.store import PictureStore
 from sapwood.feeds import FeatureFeed, Feed
 from sapwood.functional.statistics import drift_map
 from sapwood.heads.base import Features, PooledHead
+from sapwood.heads.reading import Joins
 from sapwood.heads.settings import PooledConfig
 from sapwood.kinds.classification import PictureRound
 from sapwood.network import Network
@@ -119,13 +120,22 @@ class PooledFit:
         head.calibrated, head.balanced = False, self.config.balance == "auto"
         facts: dict[str, Any] = {}
         accuracy: float | None = None
+        # What the adapter makes of its logits is nothing that a head can choose its temperature by.
+        later = head if head.calibrates and self.network.adapter.calibrates and isinstance(head, Joins) else None
+        temperature = head.temperature
         if head.wants_features:
-            facts = head.fit(train, validation, data.task.generator("fit"))
+            facts = head.fit(train, validation if later is None else None, data.task.generator("fit"))
             accuracy = facts.get("validation_accuracy")
-        if validation is not None and not head.calibrates:
+        if later is not None:
+            head.temperature, head.calibrated = temperature, False
+        if validation is not None and (later is not None or not head.calibrates):
             logits = self._held_logits()
             head.calibrate_temperature(logits, data.held_targets)
             accuracy = head.right_share(logits, data.held_targets)
+        if later is not None:
+            facts |= {"temperature": head.temperature, "validation_accuracy": accuracy}
+            if validation is not None:
+                later.join(validation)
         return facts | head.learn_known(train, validation, stays=stays), accuracy
 
     @torch.no_grad()

@@ -277,7 +277,7 @@ class Learner:
         return take_back(self.state, progress)
 
     def merge(self) -> Learner:
-        """Put the adapter into the weights in memory: predictions stay the same and cost what the backbone costs."""
+        """Put the adapter into the weights in memory: the same predictions, to rounding, at the backbone's own cost."""
         self.network.merge()
         return self
 

@@ -145,13 +145,21 @@ def computed(
     progress: Progress,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
-    """Features [d] by sha256 of those pictures of a store that are wanted, from the network as it is."""
-    chosen, part = _chosen(store, wanted)
-    if not chosen:
-        return {}
-    network, options = _opened(state.version.record, state, device)
-    features = extract(network, part, progress=progress, check=check, **options)
-    return dict(zip(chosen, features, strict=True))
+    """Features [d] by sha256 of those pictures of a store that are wanted, from the network as it is.
+
+    Those that a round has learned come in the precision of that round: in another they would not be what it added up.
+    """
+    chosen, _ = _chosen(store, wanted)
+    rounds: dict[str, str | None] = dict.fromkeys(chosen)
+    draft = Draft(state)
+    for index, task in enumerate(draft.tasks):
+        rounds |= {row["sha256"]: task.get("precision") for row in draft.rows(index) if row["sha256"] in rounds}
+    found: dict[str, Tensor] = {}
+    for precision in dict.fromkeys(rounds.values()):
+        names, part = _chosen(store, [sha256 for sha256 in chosen if rounds[sha256] == precision])
+        network, options = _opened(state.version.record, state, device, precision)
+        found |= zip(names, extract(network, part, progress=progress, check=check, **options), strict=True)
+    return {sha256: found[sha256] for sha256 in chosen}
 
 
 def called(
@@ -180,11 +188,11 @@ def _chosen(store: PictureStore, wanted: Iterable[str]) -> tuple[list[str], Pict
 
 
 def _opened(
-    record: Mapping[str, Any], state: State, device: str | torch.device | None
+    record: Mapping[str, Any], state: State, device: str | torch.device | None, precision: str | None = None
 ) -> tuple[Network, dict[str, Any]]:
-    """A version's network, and how pictures go through it."""
+    """A version's network, by default in the precision that it predicts in here, and how pictures go through it."""
     config, device = training_config(record), resolve_device(device)
-    network, _ = assemble(record, state, device, resolve_precision(config.precision, device))
+    network, _ = assemble(record, state, device, precision or resolve_precision(config.precision, device))
     return network, {"image_size": record["image_size"], "batch_size": max(config.batch_size, _SMALLEST_BATCH)}
 
 

@@ -219,13 +219,19 @@ def begin_round(
         What is the fastest here, or of a half-learned round what it began with.
 
     Raises:
-        ConfigError: the backbone is to be sharded, but trains.
+        ConfigError: the backbone is to be sharded, but trains; a half-learned round began in another precision.
     """
     check_frozen(network.backbone)
     if where != "new":
-        return (training.plan() or {}).get("attention", "sdpa")
+        begun = training.plan() or {}
+        if (precision := begun.get("precision", network.precision)) != network.precision:
+            raise ConfigError(
+                f"round {begun.get('task')!r} began in {precision}, and would go on in {network.precision}: "
+                "go on where it began, or begin anew with --restart"
+            )
+        return begun.get("attention", "sdpa")
     attention = fastest_attention(network.backbone, batch_size) if network.adapter.moves else "sdpa"
-    training.begin({**plan, "attention": attention})
+    training.begin({**plan, "attention": attention, "precision": network.precision})
     return attention
 
 

@@ -57,6 +57,23 @@ def test_a_folder_a_file_and_a_range_of_shards(shards: Path) -> None:
     assert split_names(shards) == ()
 
 
+def test_a_shard_of_a_whole_folder(shards: Path) -> None:
+    members = {"./.DS_Store": b"x", "./._a.png": b"", "./a.cls": b"0", "./a.png": picture(10)}
+    shard(shards / "train-011.tar", members)
+    assert read_data(shards).labels == ("night", "day", "night", "dusk", "day")
+
+
+def test_marks_and_blanks_of_editors_are_no_part_of_a_name(shards: Path) -> None:
+    (shards / "classes.txt").write_bytes("\ufeffday \r\nnight\r\n".encode())
+    members = {
+        "a.png": picture(10),
+        "a.cls": "\ufeff0\r\n".encode(),
+        "b.png": picture(9),
+        "b.txt": "\ufeffdusk ".encode(),
+    }
+    assert read_data(shard(shards / "train-011.tar", members)).labels == ("day", "dusk")
+
+
 def test_a_round_is_learned_from_shards(shards: Path, tmp_path: Path) -> None:
     learner = Learner.create(tmp_path / "state", backbone="random:dinov2-tiny", method="ncm")
     learner.learn(str(shards / "train-{009..010}.tar"))

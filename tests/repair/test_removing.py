@@ -15,7 +15,7 @@ from sapwood.learner import Learner
 from sapwood.repair import kept_bytes, merge_classes, remove_class
 from sapwood.state import State
 
-from .helpers import METHODS, Folders, assert_alike, learn, methods, numbers, other, rows
+from .helpers import FAST, METHODS, Folders, assert_alike, learn, methods, numbers, other, rows
 
 
 @methods
@@ -120,6 +120,26 @@ def test_without_kept_features_the_pictures_are_asked_for(
 
     done = remove_class(State.open(tmp_path / "copy"), "bee", inexact=True)
     assert "12 of its pictures were not there to be taken out" in done.remarks[0]
+
+
+@pytest.mark.parametrize("precisions", [("fp32", "bf16"), ("bf16", "fp32")], ids="-".join)
+def test_pictures_leave_in_the_precision_that_they_came_in(
+    precisions: tuple[str, str], tmp_path: Path, rounds: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MOST_FEATURE_BYTES", 0)
+    pictures = sorted(file for data in rounds for file in (data / "bee").iterdir())
+    without = other(rounds, lambda folder: shutil.rmtree(folder / "bee"))
+    for name, folders in (("state", rounds), ("never", without)):
+        settings = {"head": {"strength": 1.0}}
+        learner = Learner.create(
+            tmp_path / name, backbone="random:dinov2-tiny", method="ridge", image_size=28, settings=settings
+        )
+        for data, precision in zip(folders, precisions, strict=True):
+            learner.learn(data, training={**FAST, "precision": precision})
+    remove_class(State.open(tmp_path / "state"), "bee", pictures=pictures)
+    mine, theirs = numbers(tmp_path / "state"), numbers(tmp_path / "never")
+    for name in ("gram", "cross", "known"):
+        assert (mine[name] - theirs[name]).abs().max() < 1e-5 * theirs[name].abs().max(), name
 
 
 def test_a_state_without_a_class_learns_on(tmp_path: Path, rounds: list[Path], picture_folder: Folders) -> None:

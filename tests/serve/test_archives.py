@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -111,6 +112,18 @@ def test_names_that_mean_harm(tmp_path: Path, out: Path, entry: Any, words: str)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 400
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "stored",
+    ["Vögel".encode(), unicodedata.normalize("NFD", "Vögel").encode(), "Vögel".encode("cp437")],
+    ids=["utf-8", "utf-8 in parts", "cp437"],
+)
+def test_names_that_do_not_say_how_they_are_written(stored: bytes, tmp_path: Path, out: Path) -> None:
+    dummy = "X" * len(stored)  # a name in ASCII is marked as nothing
+    path = packed(tmp_path, [(f"{dummy}/a.png", b"a"), ("bee/b.png", b"b")])
+    path.write_bytes(path.read_bytes().replace(dummy.encode(), stored))
+    assert sorted(child.name for child in unpack(path, out).folder.iterdir()) == ["Vögel", "bee"]
 
 
 def test_an_existing_file_is_never_written_to(tmp_path: Path, out: Path) -> None:

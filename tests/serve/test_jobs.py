@@ -27,6 +27,7 @@ from sapwood.serve.shelf import Shelf
 from sapwood.serve.wording import restart_helps
 from sapwood.serve.worker import STOPPED, Order
 from sapwood.state import State
+from sapwood.state.training import base_of
 
 from .samples import encoded, pixels
 
@@ -150,6 +151,36 @@ def test_a_worker_that_died_after_its_commit_has_learned(state: Path, order: Cal
     assert job.as_json()["restart_helps"]
     assert "--" not in str(job.error)
     assert "restart=true" in str(job.error)
+
+
+def test_what_was_learned_is_done_although_it_is_not_taken_up_at_once(state: Path, order: Callable[..., Order]) -> None:
+    def fails() -> None:
+        raise MemoryError
+
+    before = State.open(state).version
+    now = worker.learn(order("cat", training={"epochs": 1}), Progress()).state.version
+    job = Job("0", order("cat"), "cat", "")
+    Jobs(state, 1, fails)._conclude(job, before, {"event": "done", "version": now.id}, 0)
+    assert (job.status, job.version) == ("done", now.id)
+
+
+def test_a_lesson_is_named_like_its_class_until_a_round_is(state: Path, order: Callable[..., Order]) -> None:
+    lessons = [order("cat", relearn=True, training={"epochs": 1}) for _ in range(2)]
+    names = [worker.learn(lesson, Progress()).record["tasks"][-1]["name"] for lesson in lessons]
+    assert names == ["cat", "task-3"]
+
+
+def test_a_round_that_somebody_else_began_is_not_dropped_unasked(state: Path, order: Callable[..., Order]) -> None:
+    opened = State.open(state)
+    with opened.writer():
+        begun = {"base": base_of(opened.version.record["tasks"]), "task": "theirs", "classes": []}
+        opened.training.begin(begun)
+    jobs = Jobs(state, 4)
+    for label in ("cat", "ground"):
+        refused = wait(jobs, jobs.submit(order(label, training={"epochs": 1}), label), over)
+        assert (refused["status"], refused["restart_helps"]) == ("failed", True)
+        assert opened.training.half_learned(opened.version.record["tasks"]) == "theirs"
+    jobs.close()
 
 
 def test_no_orphan(order: Callable[..., Order], state: Path) -> None:

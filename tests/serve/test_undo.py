@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from sapwood.state import State
 from sapwood.state.training import base_of
 
@@ -40,3 +42,26 @@ def test_where_nothing_was_learned_before_what_is_half_learned_goes_all_the_same
     assert State.open(copied).training.plan() is None
     refused = client.post("/v1/undo")
     assert (refused.status_code, refused.json()["title"]) == (409, "Nothing to undo")
+
+
+def test_only_what_was_shown_is_undone(serve: Serve, copied: Path) -> None:
+    client = serve(copied)
+    shown = client.get("/v1/history").json()["version"]
+    now = client.post("/v1/undo", params={"version": shown}).json()["version"]
+    late = client.post("/v1/undo", params={"version": shown})
+    assert (late.status_code, late.json()["title"]) == (409, "The state has changed")
+    assert State.open(copied).version.id == now
+    leave_half(copied)
+    assert client.post("/v1/undo", params={"version": now}).status_code == 409, "the half learned round was not shown"
+    assert client.post("/v1/undo", params={"version": now, "drops": "nest"}).json()["version"] == now
+
+
+def test_an_undo_that_is_not_taken_up_at_once_is_done(
+    serve: Serve, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise MemoryError
+
+    client, before = serve(copied), State.open(copied).version.id
+    monkeypatch.setattr(client.app.state.serving, "refresh", fails)  # type: ignore[attr-defined]
+    assert f"undo of {before}" in client.post("/v1/undo").json()["note"]

@@ -23,6 +23,7 @@ from sapwood.data.files import PICTURE_SUFFIXES, is_hidden
 from sapwood.data.names import class_name, natural_key, shown
 from sapwood.data.pictures import Picture
 from sapwood.errors import DataError
+from sapwood.paths import expanded
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _LABELS = (".cls", ".txt", ".json")
@@ -69,7 +70,7 @@ def find_shards(data: str | Path) -> list[Path]:
     Raises:
         DataError: one of several is not there.
     """
-    path = Path(data).expanduser()
+    path = expanded(data)
     if path.suffix.lower() == ".tar" and (match := _RANGE.search(path.name)):
         first, last = match.groups()
         if not 0 <= int(last) - int(first) < _MOST_SHARDS:
@@ -129,7 +130,7 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps all that were read
-                if not member.isfile() or any(is_hidden(part) for part in member.name.split("/")):
+                if not member.isfile() or any(is_hidden(part) for part in member.name.split("/") if part != "."):
                     continue
                 suffix = Path(member.name).suffix.lower()
                 if suffix not in PICTURE_SUFFIXES and suffix not in _LABELS:
@@ -163,7 +164,7 @@ def _part(shard: Path, number: int, found: dict[str, Any], names: dict[Path, lis
 
 def _label(content: bytes, suffix: str, where: str, folder: Path, names: dict[Path, list[str]]) -> str:
     try:
-        value: Any = content.decode("utf-8").strip()
+        value: Any = content.decode("utf-8-sig").strip()
         if suffix.endswith("json"):
             value = json.loads(value)["label"]
             if not isinstance(value, str | int) or isinstance(value, bool):
@@ -174,7 +175,7 @@ def _label(content: bytes, suffix: str, where: str, folder: Path, names: dict[Pa
         return str(value)
     if folder not in names:
         try:
-            names[folder] = (folder / _CLASSES).read_text("utf-8").splitlines()
+            names[folder] = [line.strip() for line in (folder / _CLASSES).read_text("utf-8-sig").splitlines()]
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{shown(where)}: class {value} is a number; put the names beside the shards, one a line, in {_CLASSES}"

@@ -14,6 +14,7 @@ from sapwood.data.pictures import Picture, Pictures, as_picture
 from sapwood.data.shards import find_shards, read_shards
 from sapwood.data.table import read_table
 from sapwood.errors import DataError
+from sapwood.paths import expanded
 
 _SPLITS = {
     "train": "train",
@@ -135,7 +136,7 @@ def existing(data: str | Path) -> Path:
     """The path; if nothing is there, an error that says so."""
     if not str(data):
         raise DataError(f"no data given; {LAYOUT}")
-    path = Path(data).expanduser()
+    path = expanded(data)
     try:
         there = path.exists()
     except (OSError, ValueError) as error:  # a name too long for the file system, or with a zero byte

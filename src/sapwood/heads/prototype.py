@@ -87,6 +87,10 @@ class PrototypeHead(PooledHead):
         self._add(features)
         self.known.observe(*features)
 
+    def join(self, held: Features) -> None:
+        """Take held-out pictures in; see ``Joins``."""
+        self._add(self.checked(held))
+
     def forget(self, features: Features) -> None:
         """Take pictures that were observed under these classes out of the means again."""
         x, y = self.checked(features)

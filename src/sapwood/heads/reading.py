@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -63,6 +64,17 @@ class Expanded:
 def asked(count: int, classes: int) -> Tensor:
     """Indices of the pictures that a temperature is chosen on: all, or as many, evenly, as give a million logits."""
     return evenly(count, max(_LEAST_PICTURES, _MOST_LOGITS // max(classes, 1)))
+
+
+@runtime_checkable
+class Joins(Protocol):
+    """A head of sums that held-out pictures can join after ``fit``, once they have chosen its temperature.
+
+    For adapters that change its logits, by which it cannot choose alone.
+    """
+
+    def join(self, held: Features) -> None:
+        """Add them to what it predicts from, and to nothing else."""
 
 
 def answers(data: Expanded, logits: Callable[[Tensor], Tensor], classes: int) -> tuple[float, Features]:

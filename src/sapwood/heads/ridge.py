@@ -176,6 +176,11 @@ class RidgeHead(PooledHead):
         self._add(self._expanded(features))
         self.known.observe(*self.checked(features))
 
+    def join(self, held: Features) -> None:
+        """Take held-out pictures in; see ``Joins``."""
+        self._add(self._expanded(held))
+        self.settle()
+
     def forget(self, features: Features) -> None:
         """Take pictures that were observed under these classes out of the sums again; ``settle`` solves."""
         self._add(self._expanded(features), -1)

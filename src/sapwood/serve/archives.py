@@ -7,6 +7,7 @@ import stat
 import unicodedata
 import zipfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,7 @@ from sapwood.errors import DataError
 _ENTRY = b"PK\x01\x02"  # begins each entry of a zip's directory
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_UTF8 = 0x800
 _BLOCK = 1 << 16
 _NAME_BYTES = 200  # of one part of a path: file systems hold 255
 _LEGENDS = frozenset({"classes.json", "classes.txt"})
@@ -131,9 +133,17 @@ def _chosen(
     return chosen, skipped
 
 
+def _stored_name(entry: zipfile.ZipInfo) -> str:
+    """The name as it was meant: many programs write UTF-8 and do not say so."""
+    if not entry.flag_bits & _UTF8:
+        with suppress(UnicodeError):
+            return entry.orig_filename.encode("cp437").decode("utf-8")
+    return entry.orig_filename
+
+
 def _path(entry: zipfile.ZipInfo, limits: ArchiveLimits) -> PurePosixPath:
     """The entry's path, if it is one that stays where it belongs and that a file may have."""
-    name = unicodedata.normalize("NFC", entry.orig_filename)
+    name = unicodedata.normalize("NFC", _stored_name(entry))
     told = f"the archive's entry '{shown(name[:_NAME_BYTES])}'"
     parts = name.removesuffix("/").split("/")
     fault = None

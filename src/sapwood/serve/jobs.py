@@ -89,6 +89,7 @@ class Jobs:
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._left: dict[str, Any] | None = None
+        self._foreign: dict[str, Any] | None = None
         self._closed = False
 
     @property
@@ -194,9 +195,11 @@ class Jobs:
         try:
             before = State.open(self._state).version
             order = job.order
-            if self._left is not None and State.open(self._state).training.plan() == self._left:
+            there = self._plan()
+            own = there is not None and there == self._left
+            if own:
                 order = replace(order, replace=True)
-            self._left = None
+            self._left, self._foreign = None, None if own else there
             with TemporaryFile() as errors, started(errors) as process:
                 with self._changed:
                     self._process = process
@@ -248,23 +251,31 @@ class Jobs:
                 self._touch(job)
         return last
 
+    def _plan(self) -> dict[str, Any] | None:
+        """Of the round that is half learned; rounds that somebody else began are never thrown away unasked."""
+        with suppress(StateError):
+            return State.open(self._state).training.plan()
+        return None
+
     def _conclude(self, job: Job, before: Version, said: dict[str, Any], code: int) -> None:
-        state = State.open(self._state)
-        now = state.version
+        now = State.open(self._state).version
         # It may have ended after its commit: what the state says holds.
         learned = (not said or said.get("stopped")) and len(now.record["tasks"]) > len(before.record["tasks"])
         if said.get("event") == "done" or (learned and now.record.get("previous") == before.id):
-            self._committed()
+            try:
+                self._committed()
+            except Exception:  # it is learned all the same, and is looked for again
+                _log.exception("new version not taken up yet", extra={"fields": {"job": job.id}})
             self._end(job, "done", version=said.get("version", now.id))
             return
-        with suppress(StateError):
-            self._left = state.training.plan()
+        plan = self._plan()
+        self._left = None if plan == self._foreign else plan
         if said and not said.get("stopped"):
             helps, error = restart_helps(said["error"]), worded(said["error"], self._state)
         else:
             helps = False
             how = "was stopped" if said or self._closed else f"ended unexpectedly ({died(code)})"
-            again = "goes on from its last checkpoint" if self._left is not None else "begins anew"
+            again = "goes on from its last checkpoint" if plan is not None else "begins anew"
             error = f"the learning process {how}; the state is as it was. Teaching the same again {again}"
         self._end(job, "failed", error=shown(error), restart_helps=helps)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sapwood.data.decode import DEFAULT_PIXEL_LIMIT
 from sapwood.errors import ConfigError
+from sapwood.paths import expanded
 from sapwood.settings import check
 
 MIB = 2**20
@@ -65,7 +66,7 @@ class ServeSettings:
     window: float = 0.004
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "state", Path(self.state))
+        object.__setattr__(self, "state", expanded(self.state))
         counts = ("upload_bytes", "pictures", "teach_bytes", "teach_pictures", "pixels", "queue", "jobs")
         check(
             (0 <= self.port < 65536, f"port must be 0 to 65535, got {self.port}"),

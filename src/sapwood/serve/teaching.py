@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -27,10 +28,11 @@ from sapwood.serve.security import require_teach
 from sapwood.serve.serving import Serving
 from sapwood.serve.settings import ServeSettings
 from sapwood.serve.shelf import Shelf
-from sapwood.serve.uploads import Part, Upload, read_upload
+from sapwood.serve.uploads import Part, Upload, no_room, read_upload
 from sapwood.serve.worker import Order
 from sapwood.state import State, take_back
 
+_log = logging.getLogger("sapwood.serve")
 MOST_NAME = 200
 """Characters of the name of a class or round."""
 MOST_EPOCHS = 10_000
@@ -126,10 +128,13 @@ async def job(request: Request, job: str) -> Response:
 
 @router.post("/v1/undo", dependencies=[Depends(require_teach)], summary="Go back by one change.")
 async def undo(request: Request) -> dict[str, str]:
-    """The step back is a version of its own; another one goes one change further back."""
-    app = request.app.state
-    settings: ServeSettings = app.settings
-    return await asyncio.shield(asyncio.to_thread(_undo, settings, app.jobs, app.serving))
+    """The step back is a version of its own; another one goes one change further back.
+
+    ``?version=v7``, with ``&drops=ROUND`` if one is half learned: only if that is what the history shows.
+    """
+    app, asked = request.app.state, request.query_params
+    seen = (asked["version"], asked.get("drops")) if "version" in asked else None
+    return await asyncio.shield(asyncio.to_thread(_undo, app.settings, app.jobs, app.serving, seen))
 
 
 async def _events(jobs: Jobs, identifier: str) -> AsyncIterator[str]:
@@ -154,16 +159,20 @@ async def _events(jobs: Jobs, identifier: str) -> AsyncIterator[str]:
 
 def _accept(upload: Upload, kind: str, settings: ServeSettings, shelf: Shelf, jobs: Jobs) -> dict[str, Any]:
     """Check an upload and queue it; whatever happens, no upload stays behind."""
-    folder = shelf.make()
+    folder = None
     try:
+        folder = shelf.make()
         order, teaches = _order(upload, folder, kind, settings)
         upload.remove()  # what is needed lies in the folder
         return jobs.submit(order, teaches)
     except BaseException as error:
         upload.remove()
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, QueueFull):
             raise _full() from error
+        if isinstance(error, OSError):
+            raise no_room(error) from error
         raise
 
 
@@ -249,16 +258,23 @@ def _training(fields: dict[str, str]) -> dict[str, Any]:
     return {"epochs": int(text)}
 
 
-def _undo(settings: ServeSettings, jobs: Jobs, serving: Serving) -> dict[str, str]:
+def _undo(
+    settings: ServeSettings, jobs: Jobs, serving: Serving, seen: tuple[str, str | None] | None = None
+) -> dict[str, str]:
     try:
         with jobs.quiet():
             state = State.open(settings.state, whole=False)
             record = state.version.record
             half = state.training.half_learned(record["tasks"])
+            if seen not in (None, (state.version.id, half)):
+                raise Problem(409, "The state has changed", "it is no longer what was shown; look again, then undo")
             if half is None and record.get("parent") is None:
                 raise Problem(409, "Nothing to undo", "nothing was learned before this version; there is no step back")
             version = take_back(state)
-            serving.refresh()
+            try:
+                serving.refresh()
+            except Exception:  # it is undone all the same, and is looked for again
+                _log.exception("new version not taken up yet")
     except Busy as error:
         raise Problem(409, "Something is being learned", str(error), headers=_RETRY) from error
     dropped = f"round {half!r}, which was half learned, has been dropped; nothing else has changed"

@@ -107,7 +107,8 @@ async def pieces(request: Request, most_bytes: int, seconds: float) -> AsyncIter
         yield piece
 
 
-def _no_room(error: OSError) -> Problem:
+def no_room(error: OSError) -> Problem:
+    """507, for a disk that takes no more."""
     return Problem(507, "No room", f"the upload cannot be stored ({error.strerror}); try again later")
 
 
@@ -147,7 +148,7 @@ async def read_upload(
     try:
         upload = Upload(await asyncio.to_thread(shelf.make))
     except OSError as error:
-        raise _no_room(error) from error
+        raise no_room(error) from error
     reader = _Reader(upload, most_files, frozenset(files), frozenset(fields))
     try:
         await _fill(request, boundary, reader, most_bytes, seconds)
@@ -169,7 +170,7 @@ async def _fill(request: Request, boundary: bytes, reader: _Reader, most_bytes: 
     except FormParserError as error:
         raise Problem(400, "Not a form", f"the body is not multipart/form-data ({error})") from error
     except OSError as error:
-        raise _no_room(error) from error
+        raise no_room(error) from error
     if not reader.ended:
         raise Problem(400, "Upload cut short", "the form ends before its last boundary; send it again")
 

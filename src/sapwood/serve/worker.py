@@ -46,7 +46,7 @@ class Order:
         folder: labelled pictures, or pictures with masks; deleted at the end.
         pictures: pairs (what to call it, file inside ``folder``) that all show ``label``; empty: read ``folder``.
         label: the class of ``pictures``.
-        task: name of the round.
+        task: name of the round; by default that of its only class, unless a round has it.
         training: fields of ``TrainingConfig``.
         device: where to compute.
         restart: throw away what is half learned.
@@ -123,6 +123,8 @@ def learn(order: Order, progress: Progress) -> Learner:
     elif "test" in split_names(folder):
         options["test"] = data
     learner = Learner.open(order.state, device=order.device)
+    if order.task is None and order.label not in (None, *(task["name"] for task in learner.record["tasks"])):
+        options["task"] = order.label
     try:
         return learner.learn(data, restart=order.restart, **options)
     except ConfigError as error:

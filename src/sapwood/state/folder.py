@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sapwood.errors import StateError
+from sapwood.paths import expanded
 from sapwood.state.commit import Contents, publish, refuse_foreign, remove_others, sweep, sweep_uncommitted
 from sapwood.state.files import discard, make_folder, parse_tensors, read_checked, safe_relative, writing
 from sapwood.state.lock import LOCK, WriterLock
@@ -58,7 +59,7 @@ class State:
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
         """Whether the folder holds a state (which may still be damaged)."""
-        return (Path(path).expanduser() / POINTER).is_file()
+        return (expanded(path) / POINTER).is_file()
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], record: Mapping[str, Any]) -> State:
@@ -67,13 +68,12 @@ class State:
         Raises:
             StateError: there is a state already, or a folder with other things in it.
         """
-        root = Path(path).expanduser()
+        root = expanded(path)
         refuse_foreign(root)
         there = root.is_dir()
         with writing(root):
             make_folder(root)
-        lock = WriterLock(root)
-        with lock.hold():
+        with WriterLock(root).hold():
             refuse_foreign(root)  # once more: somebody may have been faster
             sweep(root, [])
             state = cls(root, publish(root, None, record, {}, {}, parent=None, note="created"))
@@ -91,7 +91,7 @@ class State:
         Raises:
             StateError: no state, a newer format, broken JSON, or a file that is missing or of the wrong size.
         """
-        root = Path(path).expanduser()
+        root = expanded(path)
         return cls(root, load_current(root, whole=whole), whole=whole)
 
     @classmethod

@@ -1,6 +1,6 @@
 /* What was learned, round by round: numbers, course, matrix, costs; and the step back. */
 
-import { post } from "./api.js";
+import { listeners, post } from "./api.js";
 import { course } from "./course.js";
 import { aside, find, make, show } from "./dom.js";
 import { capital, cell, count, duration, moment, percent, size } from "./words.js";
@@ -31,7 +31,9 @@ export function showHistory(history, mayUndo) {
 
 export function startUndo(changed) {
   const dialog = find("undo-dialog");
+  let seen = null;
   find("undo").addEventListener("click", () => {
+    seen = shown;
     find("undo-words").textContent = takenBack(shown);
     dialog.returnValue = "no";
     dialog.showModal();
@@ -41,11 +43,14 @@ export function startUndo(changed) {
     const button = find("undo");
     button.disabled = true;
     try {
-      const { version } = await post("/v1/undo", null, { role: "teach" });
+      const drops = seen.undo.drops ? { drops: seen.undo.drops } : {};
+      const what = new URLSearchParams({ version: seen.version, ...drops });
+      const { version } = await post(`/v1/undo?${what}`, null, { role: "teach" });
       await changed(version);
       say("done", `Undone. It answers as it did before; this is version ${version}.`);
     } catch (error) {
       say("error", error.message);
+      if (error.status === 409) listeners.version(""); // what is shown is not what is there
     } finally {
       button.disabled = false;
     }

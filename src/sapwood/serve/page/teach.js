@@ -188,7 +188,7 @@ async function submit(event) {
   const form = new FormData();
   if (parts.epochs.value) form.append("epochs", parts.epochs.value);
   const name = many() ? archive.name : parts.name.value.trim();
-  const round = parts.round.value.trim() || (many() || facts.tasks.some((task) => task.name === name) ? "" : name);
+  const round = parts.round.value.trim();
   if (round) form.append("task", round);
   if (many()) form.append("archive", archive, archive.name);
   else {

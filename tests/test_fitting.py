@@ -1,0 +1,57 @@
+"""Heads of sums under adapters that change their logits: what is reported and calibrated is what is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sapwood import fitting
+from sapwood.functional.statistics import fit_temperature
+from sapwood.learner import Learner
+
+TRAINING = {"epochs": 1, "batch_size": 8, "precision": "fp32", "validation": 0.25}
+
+
+def learner_of(path: Path, method: str, head: str) -> Learner:
+    return Learner.create(path, backbone="random:dinov2-tiny", method=method, head=head, image_size=28)
+
+
+@pytest.mark.parametrize("head", ["ridge", "prototype"])
+@pytest.mark.parametrize("method", ["dual-lora", "color"])
+def test_the_temperature_is_that_of_the_predictions(
+    method: str, head: str, tmp_path: Path, picture_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+
+    def spied(store: Any, predict: Any, *, what: str, **options: Any) -> Tensor:
+        logits = run_pass(store, predict, what=what, **options)
+        seen.extend([logits] * (what == "validation"))
+        return logits
+
+    run_pass = fitting.run_pass
+    monkeypatch.setattr(fitting, "run_pass", spied)
+    learner = learner_of(tmp_path / "state", method, head)
+    for number, names in enumerate((["ant", "bee"], ["cat", "dog"])):
+        learner.learn(picture_folder(names, 20, name=f"round{number}"), training=TRAINING)
+    targets = torch.tensor([2] * 5 + [3] * 5)
+    made: Any = learner.network.head
+    assert len(seen) == 2
+    assert seen[-1].shape == (10, 4)
+    right = int((seen[-1].argmax(1) == targets).sum())
+    assert learner.record["tasks"][-1]["validation_accuracy"] == pytest.approx(right / 10)
+    assert made.temperature == pytest.approx(fit_temperature(seen[-1], targets))
+    assert made.calibrated
+    assert made.count.tolist() == [20] * 4, "held-out pictures have joined"
+
+
+def test_what_was_not_held_out_calibrates_nothing(tmp_path: Path, picture_folder: Callable[..., Path]) -> None:
+    learner = learner_of(tmp_path / "state", "dual-lora", "ridge")
+    learner.learn(picture_folder(["ant", "bee"], 4), training=TRAINING)
+    made: Any = learner.network.head
+    assert not made.calibrated
+    assert made.count.tolist() == [4, 4]
