@@ -46,9 +46,20 @@ def test_results_hold_every_row(folder: Path) -> None:
     assert sorted(named) == sorted(file.stem for file in (folder / "rows").glob("*.json"))
 
 
-@pytest.mark.parametrize("name", ["split-cifar10-5x2", "camvid-4-3", "camvid-4-1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "split-cifar10-5x2",
+        "split-cifar10-5x2-bf16",
+        "camvid-4-3",
+        "camvid-4-1",
+        "camvid-hosts-4-3",
+        "camvid-hosts-4-1",
+    ],
+)
 def test_the_table_shows_what_was_measured(name: str) -> None:
-    after = (ROOT / "docs/results.md").read_text("utf-8").split(f"--out docs/results/{name}")[-1]
+    text = (ROOT / "docs/results.md").read_text("utf-8")
+    after = re.split(rf"--out docs/results/{name}(?![\w-])", text)[-1]
     found = re.search(r"(?:^\|.*\|\n)+", after, re.MULTILINE)
     assert found is not None
     head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in found[0].splitlines())
