@@ -153,17 +153,6 @@ def test_a_worker_that_died_after_its_commit_has_learned(state: Path, order: Cal
     assert "restart=true" in str(job.error)
 
 
-def test_what_was_learned_is_done_although_it_is_not_taken_up_at_once(state: Path, order: Callable[..., Order]) -> None:
-    def fails() -> None:
-        raise MemoryError
-
-    before = State.open(state).version
-    now = worker.learn(order("cat", training={"epochs": 1}), Progress()).state.version
-    job = Job("0", order("cat"), "cat", "")
-    Jobs(state, 1, fails)._conclude(job, before, {"event": "done", "version": now.id}, 0)
-    assert (job.status, job.version) == ("done", now.id)
-
-
 def test_a_lesson_is_named_like_its_class_until_a_round_is(state: Path, order: Callable[..., Order]) -> None:
     lessons = [order("cat", relearn=True, training={"epochs": 1}) for _ in range(2)]
     names = [worker.learn(lesson, Progress()).record["tasks"][-1]["name"] for lesson in lessons]

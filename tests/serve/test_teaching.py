@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -88,7 +87,7 @@ class Here(Jobs):
 
 def learning_here(client: TestClient) -> Here:
     state: Any = client.app.state  # type: ignore[attr-defined]
-    state.jobs = Here(state.settings.state, 1, state.serving.refresh)
+    state.jobs = Here(state.settings.state, 1, state.serving.keep_up)
     return state.jobs
 
 
@@ -216,28 +215,6 @@ def test_what_is_refused(
     assert str(uploads) not in answer.text
     assert not orders
     assert not list(uploads.iterdir()), "nothing of it stays"
-
-
-@pytest.mark.parametrize("where", ["teaching.unpack", "shelf.Shelf.make"])
-def test_a_disk_that_fills_while_a_lesson_is_taken_in(
-    held: tuple[TestClient, list[Order]], uploads: Path, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client, orders = held
-    shelf = client.app.state.shelf  # type: ignore[attr-defined]
-    shelf.folder, make, calls = uploads, shelf.make, []
-
-    def full(*given: Any) -> Any:
-        calls.append(given)
-        if where == "shelf.Shelf.make" and len(calls) == 1:
-            return make()  # the upload itself still has room
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(f"sapwood.serve.{where}", full)
-    before = len(orders)
-    answer = client.post("/v1/learn", files=archive(("cat/a.png", encoded(pixels("cat", 0)))))
-    assert (answer.status_code, answer.json()["title"]) == (507, "No room"), answer.text
-    assert not list(uploads.iterdir()), "nothing of it stays"
-    assert len(orders) == before
 
 
 def test_what_is_taken(held: tuple[TestClient, list[Order]], uploads: Path) -> None:

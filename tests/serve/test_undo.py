@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from sapwood.state import State
 from sapwood.state.training import base_of
 
@@ -54,14 +52,3 @@ def test_only_what_was_shown_is_undone(serve: Serve, copied: Path) -> None:
     leave_half(copied)
     assert client.post("/v1/undo", params={"version": now}).status_code == 409, "the half learned round was not shown"
     assert client.post("/v1/undo", params={"version": now, "drops": "nest"}).json()["version"] == now
-
-
-def test_an_undo_that_is_not_taken_up_at_once_is_done(
-    serve: Serve, copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails() -> None:
-        raise MemoryError
-
-    client, before = serve(copied), State.open(copied).version.id
-    monkeypatch.setattr(client.app.state.serving, "refresh", fails)  # type: ignore[attr-defined]
-    assert f"undo of {before}" in client.post("/v1/undo").json()["note"]

@@ -262,10 +262,7 @@ class Jobs:
         # It may have ended after its commit: what the state says holds.
         learned = (not said or said.get("stopped")) and len(now.record["tasks"]) > len(before.record["tasks"])
         if said.get("event") == "done" or (learned and now.record.get("previous") == before.id):
-            try:
-                self._committed()
-            except Exception:  # it is learned all the same, and is looked for again
-                _log.exception("new version not taken up yet", extra={"fields": {"job": job.id}})
+            self._committed()
             self._end(job, "done", version=said.get("version", now.id))
             return
         plan = self._plan()

@@ -136,17 +136,23 @@ class Serving:
                     note("version", version=fresh.version)
         return self._snapshot
 
+    def keep_up(self) -> None:
+        """``refresh``; what goes wrong is logged, and the version before goes on answering until it goes well."""
+        try:
+            self.refresh()
+            self._fault = ""
+        except (
+            Exception
+        ) as error:  # of whatever kind: no later version would be taken up if this ended
+            told = str(error) if isinstance(error, SapwoodError | OSError) else f"{type(error).__name__}: {error}"
+            if told != self._fault:
+                self._fault = told
+                note("the state cannot be read", error=told)
+
     async def follow(self) -> None:
-        """Keep up with the state for good; what goes wrong is logged, and the version before goes on answering."""
+        """Keep up with the state for good."""
         while True:
-            try:
-                await asyncio.to_thread(self.refresh)
-                self._fault = ""
-            except Exception as error:  # of whatever kind: no later version would be taken up if this ended
-                told = str(error) if isinstance(error, SapwoodError | OSError) else f"{type(error).__name__}: {error}"
-                if told != self._fault:
-                    self._fault = told
-                    note("the state cannot be read", error=told)
+            await asyncio.to_thread(self.keep_up)
             await asyncio.sleep(_EVERY)
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -32,7 +31,6 @@ from sapwood.serve.uploads import Part, Upload, no_room, read_upload
 from sapwood.serve.worker import Order
 from sapwood.state import State, take_back
 
-_log = logging.getLogger("sapwood.serve")
 MOST_NAME = 200
 """Characters of the name of a class or round."""
 MOST_EPOCHS = 10_000
@@ -44,7 +42,7 @@ _RETRY = {"Retry-After": "10"}
 @asynccontextmanager
 async def _running(app: FastAPI) -> AsyncIterator[None]:
     settings: ServeSettings = app.state.settings
-    app.state.jobs = Jobs(settings.state, settings.jobs, app.state.serving.refresh)
+    app.state.jobs = Jobs(settings.state, settings.jobs, app.state.serving.keep_up)
     try:
         yield
     finally:
@@ -271,10 +269,7 @@ def _undo(
             if half is None and record.get("parent") is None:
                 raise Problem(409, "Nothing to undo", "nothing was learned before this version; there is no step back")
             version = take_back(state)
-            try:
-                serving.refresh()
-            except Exception:  # it is undone all the same, and is looked for again
-                _log.exception("new version not taken up yet")
+            serving.keep_up()
     except Busy as error:
         raise Problem(409, "Something is being learned", str(error), headers=_RETRY) from error
     dropped = f"round {half!r}, which was half learned, has been dropped; nothing else has changed"
