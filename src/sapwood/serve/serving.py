@@ -141,9 +141,7 @@ class Serving:
         try:
             self.refresh()
             self._fault = ""
-        except (
-            Exception
-        ) as error:  # of whatever kind: no later version would be taken up if this ended
+        except Exception as error:  # of whatever kind: no later version would be taken up if this ended
             told = str(error) if isinstance(error, SapwoodError | OSError) else f"{type(error).__name__}: {error}"
             if told != self._fault:
                 self._fault = told
