@@ -169,6 +169,7 @@ def test_a_class_is_taught_by_masks_drawn_and_taken_back(
 
     legend = ask(page, fresh)
     assert legend["cat"] == f"rgb({', '.join(map(str, CAT))})"
+    expect(page.get_by_label("Opacity of the mask")).to_have_count(1)  # the answer before may take a moment to go
     page.get_by_label("Opacity of the mask").fill("100")
     middle = inked(page.locator("canvas"))[4:-4, 16:-16]
     assert (middle == CAT).all(-1).mean() > 0.9
