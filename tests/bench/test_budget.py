@@ -14,8 +14,11 @@ from row_processes import Rows
 
 from sapwood.bench.budget import chosen_epochs, probe, with_epochs
 from sapwood.bench.plan import Plan
+from sapwood.bench.rows import Run
 from sapwood.bench.runner import run
 from sapwood.cli import main
+from sapwood.data.masks import MaskedPictures, read_masks
+from sapwood.data.streams import MaskStream, Round
 from sapwood.errors import ConfigError
 from sapwood.progress import Progress
 
@@ -53,6 +56,28 @@ def test_an_epoch_costs_what_a_run_counts(plan: Callable[..., Plan], method: str
     assert 2 * probed.epoch == pytest.approx(measured["train_gmacs"] - passes, rel=1e-9)
     assert 0 < passes <= probed.passes * (1 + 1e-9)
     assert passes > 0.4 * probed.passes  # some leave validation pictures out, or look at a part
+
+
+def test_the_bound_of_overlapped_masks_makes_the_rounds_steps(mask_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Eight frames in the first round and four of them again in the second: two epochs of each are three of all."""
+    frames = read_masks(mask_folder(["ant", "bee"], 8, name="frames"))
+    tests = read_masks(mask_folder(["ant", "bee"], 3, name="tests", seed=2))
+    parts = [
+        MaskedPictures(list(frames)[:count], frames.legend.keep({name}, "background"))
+        for count, name in ((8, "ant"), (4, "bee"))
+    ]
+    rounds = tuple(Round(f"round {index}", part, tests) for index, part in enumerate(parts))
+    stream = MaskStream("overlapped", rounds, ("ant", "bee"), None, tests.legend, "include")
+    training = {"precision": "fp32", "batch_size": 2, "validation": 0.0}
+    shown = {}
+    for method in ("joint", "clora"):
+        wanted = Run(method, "random:dinov2-tiny", 0, (28, 42), settings={"training": training})
+        probed = probe(stream, wanted, tmp_path / method)
+        measured = run(stream, with_epochs(wanted, 2), tmp_path / f"{method}.json")
+        shown[method] = measured["train_gmacs"] - measured["pass_gmacs"]
+        assert 2 * probed.epoch == pytest.approx(shown[method], rel=1e-9)
+        assert measured["settings"]["training"]["epochs"] == {"joint": 3, "clora": 2}[method]
+    assert shown["joint"] == pytest.approx(shown["clora"], rel=0.01)  # but for a class more in its head all along
 
 
 def test_a_short_last_step_counts_for_its_pictures(plan: Callable[..., Plan], tmp_path: Path) -> None:

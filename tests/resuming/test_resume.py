@@ -86,8 +86,9 @@ def test_killed_from_outside_at_no_chosen_moment(
         return signal.SIGKILL
 
     learning(state, started.second, kill, task="second")
-    State.open(state)
-    assert learning(state, started.second, task="second")[0] == 0
+    ended = len(State.open(state).version.record["tasks"]) == 2 and not (state / "training").exists()
+    if not ended:  # it may be faster than the signal
+        assert learning(state, started.second, task="second")[0] == 0
     started.undisturbed("seq-lora", state)
 
 

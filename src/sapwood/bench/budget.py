@@ -114,7 +114,7 @@ def probe(stream: Stream, wanted: Run, folder: Path) -> Compute:
     short = _changed(wanted, epochs=1, validation=0)
     learner = None
     passes = epoch = 0.0
-    for index, (name, pictures) in enumerate(_trainings(stream, wanted, joint=method.all_data)):
+    for index, (name, pictures, often) in enumerate(_trainings(stream, joint=method.all_data)):
         if learner is None or method.all_data:
             learner = open_learner(folder / str(index), stream.kind, short, None)
         labels = [picture.label or name for picture in pictures]
@@ -126,18 +126,19 @@ def probe(stream: Stream, wanted: Run, folder: Path) -> Compute:
         if not steps and index == 0:
             return Compute(0.0, 0.0)  # nor will anything later
         passes += task["pass_gmacs"] * len(labels) / len(few)
-        epoch += steps * count
+        epoch += steps * count * often
     return Compute(passes, epoch)
 
 
-def _trainings(stream: Stream, wanted: Run, *, joint: bool) -> Iterator[tuple[str, Pictures]]:
-    """Name and pictures of each time that the row trains."""
+def _trainings(stream: Stream, *, joint: bool) -> Iterator[tuple[str, Pictures, float]]:
+    """Name, pictures, and how often an epoch shows each, for each time that the row trains."""
     last = len(stream.rounds) - 1
     for index, part in enumerate(stream.rounds):
         if not joint:
-            yield part.name, part.train
-        elif index == last:  # as many epochs of fewer pictures are cheaper
-            yield "joint", stream.joint(index)
+            yield part.name, part.train, 1
+        elif index == last:  # those on fewer pictures are cheaper
+            pictures = stream.joint(index)
+            yield "joint", pictures, sum(len(each.train) for each in stream.rounds) / len(pictures)
 
 
 def _some(pictures: Pictures, labels: list[str], count: int) -> Pictures:

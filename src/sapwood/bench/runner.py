@@ -45,7 +45,7 @@ def run(
     """Learn the stream round by round and write ``out``; a run that was cut short goes on where it stopped.
 
     The test pictures of all classes so far are measured after each round; they choose nothing. A method that needs all
-    data is trained anew on the union of the rounds so far, after each round, with as many epochs over it.
+    data is trained anew on the union of the rounds so far, after each round, in ``joint_epochs``.
 
     Args:
         stream: rounds with test pictures.
@@ -171,6 +171,20 @@ def _write(file: Path, content: Any) -> None:
     os.replace(aside, file)
 
 
+def joint_epochs(stream: Stream, upto: int, epochs: int) -> int:
+    """Epochs over the union of rounds that show as many pictures as ``epochs`` over each of them, and never more.
+
+    Rounds of masks that overlap show a picture again and again; joint would take a fraction of their steps.
+
+    Args:
+        stream: of rounds.
+        upto: position of the last round; 0 is the first.
+        epochs: of each round.
+    """
+    shown = sum(len(part.train) for part in stream.rounds[: upto + 1])
+    return epochs * shown // len(stream.joint(upto))
+
+
 def _jointly(stream: Stream, wanted: Run, work: Path, progress: Progress, memory: Memory | None) -> Course:
     """The course of a method that is trained anew on everything so far."""
     accuracy: list[list[float | None]] = []
@@ -186,7 +200,8 @@ def _jointly(stream: Stream, wanted: Run, work: Path, progress: Progress, memory
         learner = open_learner(work / f"upto-{index + 1}", stream.kind, wanted, memory)
         tests = stream.tests(index)
         if not learner.record["tasks"]:
-            learner.learn(stream.joint(index), task="joint", test=tests, progress=progress)
+            epochs = joint_epochs(stream, index, learner.record["settings"]["training"]["epochs"])
+            learner.learn(stream.joint(index), task="joint", test=tests, training={"epochs": epochs}, progress=progress)
         # The rounds as the stream cuts them, which this state has not seen as such.
         cut = [{"classes": names, "annotated": names} for names in new_classes(stream)[: index + 1]]
         confusion = torch.tensor(learner.evaluate(tests).confusion)
