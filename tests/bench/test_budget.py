@@ -158,6 +158,7 @@ def test_the_command_line(own: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         (("--budget-gmacs", "0"), "--budget-gmacs must be > 0 and finite, got 0.0"),
         (("--budget-gmacs", "nan"), "--budget-gmacs must be > 0 and finite, got nan"),
         (("--budget-gmacs", "1", "--epochs", "3"), "--epochs and --budget-gmacs both say"),
+        (("--budget-gmacs", "1", "--set", "training.cache_prefix=2"), "--budget-gmacs counts what is computed"),
         (("--budget-gmacs", str(2 * budget)), "holds rows of budget_gmacs="),
     ):
         assert bench(own, out, "--methods", "lora+lwf", *options) == 2

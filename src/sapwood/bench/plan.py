@@ -83,6 +83,10 @@ class Plan:
                 self.budget_gmacs is None or "epochs" not in self.settings.get("training", {}),
                 "--epochs and --budget-gmacs both say how long to train; leave one out",
             ),
+            (
+                self.budget_gmacs is None or not self.settings.get("training", {}).get("cache_prefix"),
+                "--budget-gmacs counts what is computed, and training.cache_prefix what is not; leave one out",
+            ),
             (self.every >= 1, f"--every must be >= 1, got {self.every}"),
             (self.held_out is None or 0 < self.held_out < 1, f"--held-out must lie in (0, 1), got {self.held_out}"),
         )
