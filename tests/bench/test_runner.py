@@ -13,13 +13,10 @@ import pytest
 
 from sapwood.bench import Run, runner
 from sapwood.bench.plan import Plan
-from sapwood.bench.summary import summarise
 from sapwood.data.masks import read_masks
 from sapwood.data.sources import read_data
 from sapwood.data.streams import MaskStream, Round, Stream
 from sapwood.errors import ConfigError, DataError
-
-from .helpers import row
 
 CLASSES = ["ant", "bee"]
 NCM = Run("ncm", "random:dinov2-tiny", 0, 28)
@@ -107,12 +104,6 @@ def test_work_of_another_run_is_begun_anew(domains: Stream, tmp_path: Path, monk
     assert not (tmp_path / "row.work").exists()
     with pytest.raises(ConfigError, match=r"row\.json is the row of another run; remove it"):
         runner.run(domains, NCM, tmp_path / "row.json")
-
-
-def test_rows_of_different_pictures_do_not_stand_in_one_table() -> None:
-    rows = [row("seq-lora"), row("ncm", data_sha256="other")]
-    with pytest.raises(DataError, match=r"rows of seed 0 were learned from different pictures \(ncm is one of them\)"):
-        summarise(rows)
 
 
 def test_held_out_pictures_stand_for_the_test_pictures(picture_folder: Callable[..., Path]) -> None:

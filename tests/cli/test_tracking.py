@@ -31,7 +31,7 @@ def test_a_round_is_a_run(sapwood: Run, tmp_path: Path, read_only_world: World) 
     assert f"runs for tensorboard lie in {state}-tensorboard" in done.err
     opened = State.open(state)
     record = opened.version.record
-    (run,) = (tmp_path / "model-tensorboard").iterdir()
+    (run,) = (each for each in (tmp_path / "model-tensorboard").iterdir() if each.is_dir())
     assert run.name == Path(record["tasks"][0]["folder"]).name
     read = scalars(run)
     log = [json.loads(line) for line in opened.text(f"{record['tasks'][0]['folder']}/log.jsonl").splitlines()]
@@ -61,6 +61,29 @@ def test_a_row_is_a_run(tmp_path: Path) -> None:
     assert read["accuracy/round 2"] == [(2, 0.5)]
     assert read["train_gmacs"] == [(2, 2.5)]
     assert "average_incremental_accuracy" not in read
+
+
+def test_a_run_is_written_again_after_a_kill_and_when_the_row_is_measured_anew(tmp_path: Path) -> None:
+    run = tmp_path / "tensorboard" / "ncm@cosine-random-seed3"
+    run.mkdir(parents=True)  # of a process that was killed
+    track_rows("tensorboard", [ROW], tmp_path)
+    assert scalars(run)["accuracy"] == [(1, 0.75), (2, 0.5)]
+    track_rows("tensorboard", [{**ROW, "last_accuracy": 0.25}], tmp_path)
+    assert scalars(run)["last_accuracy"] == [(2, 0.25)]
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
+    track_rows("tensorboard", [{**ROW, "last_accuracy": 0.25}], tmp_path)
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before
+
+
+def test_benches_of_one_name_share_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store := f"sqlite:///{tmp_path / 'store.db'}")
+    for place, score in (("a", 0.1), ("b", 0.9)):
+        track_rows("mlflow", [{**ROW, "last_accuracy": score}], tmp_path / place / "it's")
+    client = mlflow.MlflowClient(store)
+    (experiment,) = (each for each in client.search_experiments() if each.name == "it_s")
+    found = [run.data.metrics["last_accuracy"] for run in client.search_runs([experiment.experiment_id])]
+    assert sorted(found) == [0.1, 0.9]
 
 
 def test_mlflow_holds_what_a_row_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,8 @@ def notes(lines: Sequence[Line]) -> list[str]:
     if any(line.upper_bound for line in lines):
         found.append(f"{BOUND} Upper bound: trained on the pictures of all rounds at once.")
     if any(line.random for line in lines):
-        found.append("random: the same with random weights, what the protocol gives without any pre-training.")
+        drawn = ", ".join(sorted({row["backbone"] for line in lines if line.random for row in line.rows}))
+        found.append(f"random: {drawn}, weights drawn at random: what the protocol gives without any pre-training.")
     if not all(line.timing_valid for line in lines):
         found.append(
             "Timings invalid where rows ran side by side or on a cluster, were stopped and gone on with, or took over "

@@ -58,8 +58,9 @@ def _result(lines: Sequence[Line]) -> str:
 
 
 def _best(lines: Sequence[Line]) -> str:
-    """The line with the best last measure among those that could be used: no bound, no random weights."""
-    fair = [line for line in lines if not (line.upper_bound or line.random) and line.values["last_accuracy"]]
+    """The line with the best last measure among those that could be used: no bound, no random weights beside others."""
+    drawn = all(line.random for line in lines)
+    fair = [line for line in lines if not line.upper_bound and line.random == drawn and line.values["last_accuracy"]]
     if not fair:
         return ""
     best = max(fair, key=lambda line: line.values["last_accuracy"].mean)  # type: ignore[union-attr]

@@ -21,6 +21,7 @@ from sapwood.settings import check
 
 _CONTROL, _CONTROL_PATCH = "random:dinov2-s14", 14
 _BOUND = "joint"
+_SEEDS = 2**32  # those that a generator takes
 _FROZEN = {"classification": "ncm", "segmentation": "frozen+mib"}
 
 
@@ -71,8 +72,8 @@ class Plan:
             (self.seeds >= 1, f"--seeds must be >= 1, got {self.seeds}"),
             (bool(self.methods), "--methods names no method"),
             (
-                self.class_order in orders or self.class_order.isdecimal(),
-                f"--class-order must be a number, natural or seed, got {self.class_order!r}",
+                self.class_order in orders or (self.class_order.isdecimal() and int(self.class_order) < _SEEDS),
+                f"--class-order must be a number below {_SEEDS}, natural or seed, got {self.class_order!r}",
             ),
             (self.per_class is None or self.per_class >= 1, f"--per-class must be >= 1, got {self.per_class}"),
             (
@@ -82,10 +83,6 @@ class Plan:
             (
                 self.budget_gmacs is None or "epochs" not in self.settings.get("training", {}),
                 "--epochs and --budget-gmacs both say how long to train; leave one out",
-            ),
-            (
-                self.budget_gmacs is None or not self.settings.get("training", {}).get("cache_prefix"),
-                "--budget-gmacs counts what is computed, and training.cache_prefix what is not; leave one out",
             ),
             (self.every >= 1, f"--every must be >= 1, got {self.every}"),
             (self.held_out is None or 0 < self.held_out < 1, f"--held-out must lie in (0, 1), got {self.held_out}"),
@@ -97,9 +94,16 @@ class Plan:
             raise ConfigError("--every is for masks; of classes, --per-class takes so many pictures of each")
         if self.held_out is not None and kind == "segmentation":
             raise ConfigError("--held-out is for classes: frames of one film would be learned and measured on")
+        settings: dict[str, dict[str, Any]] = {}
         for method in self.methods:
             # Unknown names, heads and settings are found now, not hours later.
-            merge_settings(find_method(*_split(method), kind), self.settings)
+            whole = merge_settings(find_method(*_split(method), kind), self.settings)
+            settings |= {part: {key: whole[part][key] for key in given} for part, given in self.settings.items()}
+        object.__setattr__(self, "settings", settings)  # "8" and 8 are the same
+        if self.budget_gmacs is not None and settings.get("training", {}).get("cache_prefix"):
+            raise ConfigError(
+                "--budget-gmacs counts what is computed, and training.cache_prefix what is not; leave one out"
+            )
 
     @property
     def kind(self) -> str:

@@ -73,9 +73,9 @@ def label(line: Line) -> str:
     return columns.marked(line) + (", random weights" if line.random else "")
 
 
-def _look(line: Line, place: int) -> tuple[str, dict[str, Any]]:
-    """Colour, and how the line is drawn: bounds in ink, controls muted, the rest in turn."""
-    if line.random:
+def _look(line: Line, place: int, lines: Sequence[Line]) -> tuple[str, dict[str, Any]]:
+    """Colour, and how the line is drawn: bounds in ink, random weights beside others muted, the rest in turn."""
+    if line.random and not all(each.random for each in lines):
         return MUTED, {"dashes": (1, 2), "marker": "."}
     if line.upper_bound:
         return INK, {"dashes": (4, 2), "marker": "*"}
@@ -90,7 +90,7 @@ def _course(axes: Axes, lines: Sequence[Line], measure: str) -> bool:
     ends: list[tuple[float, float, str, str]] = []
     lowest = 100.0
     for place, line in enumerate(lines):
-        colour, style = _look(line, place)
+        colour, style = _look(line, place, lines)
         means = [_percent(value) for value in line.course] + [float("nan")] * (count - len(line.course))
         axes.plot(steps, means, color=colour, linewidth=1.6, markersize=4, **style)
         shown = [
@@ -193,7 +193,7 @@ def _size(axes: Axes, lines: Sequence[Line], measure: str) -> bool:
     for place, line in enumerate(lines):
         size, score = line.values["trainable_parameters"], line.values["last_accuracy"]
         if size is not None and score is not None:
-            colour, style = _look(line, place)
+            colour, style = _look(line, place, lines)
             points.append(
                 _Point(size.mean, 100 * score.mean, 100 * (score.deviation or 0), label(line), colour, style["marker"])
             )

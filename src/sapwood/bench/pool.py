@@ -6,19 +6,21 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from sapwood.backbones import plan_backbone
 from sapwood.bench.budget import chosen_epochs
 from sapwood.bench.engines.base import TAKEN, UNSEEN, End, Engine, Job
 from sapwood.bench.plan import Plan
 from sapwood.bench.sharing import TRAINED, order_of_work
-from sapwood.errors import ConfigError, Interrupted, UsageError
+from sapwood.data.streams import Stream
+from sapwood.errors import ConfigError, DataError, Interrupted, UsageError
 from sapwood.progress import Progress
 from sapwood.state.files import put
 from sapwood.training import stop_on_signals
@@ -26,7 +28,7 @@ from sapwood.training import stop_on_signals
 _POLL = 0.2  # seconds between two looks at the runs
 _FINAL = (UsageError.exit_code, TAKEN, UNSEEN)
 """Exit codes that come again however often a row is tried."""
-_REQUEST = "bench.json"
+_REQUEST, _CLAIMING, _HELD = "bench.json", "bench.lock", "bench.running.lock"
 
 
 def work(
@@ -59,6 +61,7 @@ def work(
     Raises:
         ConfigError: the folder holds rows of another benchmark or of other settings, the budget is too small, or the
             engine cannot run them.
+        DataError: the pictures are not there, or are not those that rows of the folder come from.
         Interrupted: a stop was asked for; the rows in work have written a checkpoint.
     """
     folder, rows = out / "rows", plan.rows()
@@ -67,7 +70,9 @@ def work(
     waiting = [name for name in order if not (folder / f"{name}.json").exists()]
     if waiting and plan.image_size is not None:
         plan_backbone(plan.backbone, plan.image_size)  # a size that does not fit is found now
-    plan.stream(0)  # missing data are found now
+    stream = plan.stream(0)  # missing data are found now
+    if waiting:
+        _check_pictures(stream, folder)
     try:
         if waiting:
             engine.open()
@@ -75,13 +80,13 @@ def work(
         if plan.budget_gmacs is not None:  # first: a folder whose budget is too small could not be used with another
             fixed = any(folder.glob("*.json"))
             epochs = chosen_epochs(plan, {name: rows[name] for name in waiting}, progress, fixed=fixed)
-        _claim(plan, out)
-        folder.mkdir(exist_ok=True)
-        if waiting:
-            engine.check(folder)
-        progress.start("rows", len(names), len(names) - len(waiting))
-        specs = {name: _spec(plan, name, folder, engine, epochs) for name in waiting}
-        failed = _run(specs, folder, engine, retries, progress, finished)
+        with _claimed(plan, out):
+            folder.mkdir(exist_ok=True)
+            if waiting:
+                engine.check(folder)
+            progress.start("rows", len(names), len(names) - len(waiting))
+            specs = {name: _spec(plan, name, folder, engine, epochs) for name in waiting}
+            failed = _run(specs, folder, engine, retries, progress, finished)
         if not failed:
             shutil.rmtree(out / TRAINED, ignore_errors=True)
     finally:
@@ -137,19 +142,50 @@ def _run(
     return failed
 
 
-def _claim(plan: Plan, out: Path) -> None:
-    """Remember what the folder is for, or see that it is for this."""
-    wanted, file = plan.fingerprint(), out / _REQUEST
+def _check_pictures(stream: Stream, folder: Path) -> None:
+    """See that the rows that are there come from the pictures that are there."""
+    for file in sorted(folder.glob("*.json")):
+        known = json.loads(file.read_text("utf-8")).get("pictures_sha256")
+        if known and known != stream.pictures_sha256():
+            raise DataError(
+                f"{file} comes from other pictures than {stream.name} has now; name another --out for these"
+            )
+
+
+@contextmanager
+def _claimed(plan: Plan, out: Path) -> Iterator[None]:
+    """Claim the folder, and hold it: while this bench has no row yet, none of other settings claims it."""
+    _make(out)
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(out / _HELD, timeout=0))
+        except Timeout:
+            _claim(plan, out, alone=False)
+        else:
+            _claim(plan, out, alone=True)
+        yield
+
+
+def _make(out: Path) -> None:
     try:
-        if out.is_dir() and not file.exists() and not file.with_suffix(".lock").exists() and any(out.iterdir()):
+        foreign = not any((out / name).exists() for name in (_REQUEST, _CLAIMING))
+        if out.is_dir() and foreign and any(out.iterdir()):
             raise ConfigError(f"--out {out} holds other things; name a folder that is new, empty or a bench's")
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"--out {out} is a file; name a folder") from None
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be made ({error.strerror}); name another folder") from error
-    with FileLock(file.with_suffix(".lock")):
-        if not any((out / "rows").glob("*.json")) and not any((out / "rows").glob("*.work")):
+
+
+def _claim(plan: Plan, out: Path, *, alone: bool) -> None:
+    """Remember what the folder is for, or see that it is for this; ``alone``: no other bench is at work in it."""
+    wanted, file = plan.fingerprint(), out / _REQUEST
+    with FileLock(out / _CLAIMING):
+        begun = any(any((out / "rows").glob(each)) for each in ("*.json", "*.work"))
+        if not file.exists() and begun:
+            raise ConfigError(f"{file} is gone, which says what the rows beside it are; name another --out")
+        if not begun and (alone or not file.exists()):
             put(file, json.dumps(wanted, indent=1) + "\n")
             return
         has = json.loads(file.read_text("utf-8"))

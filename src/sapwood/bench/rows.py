@@ -140,6 +140,7 @@ def row_of(stream: Stream, wanted: Run, course: Course) -> dict[str, Any]:
         "parts": record["parts"],
         "head_fits": [task["head_fit"] for task in course.tasks],
         "data_sha256": stream.sha256(),
+        "pictures_sha256": stream.pictures_sha256(),
         "split": stream.split,
         "weights_sha256": record["backbone"]["sha256"],
         "code_sha256": code[OWN],

@@ -177,13 +177,20 @@ def _check(rows: Sequence[Row], groups: Mapping[tuple[str, str], Sequence[Row]])
         seeds = [row["seed"] for row in group]
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"{method} ({weights}) has several rows of one seed: {seeds}")
-    data: dict[tuple[int, int | None], str] = {}
+    _check_same(rows, "data_sha256", lambda row: (row["seed"], row["order_seed"]), "different pictures")
+    _check_same(rows, "pictures_sha256", lambda row: None, "different pictures")
+    _check_same(rows, "weights_sha256", lambda row: row["backbone"], "different weights of one name")
+
+
+def _check_same(rows: Sequence[Row], key: str, of: Callable[[Row], object], what: str) -> None:
+    """Refuse rows that differ in a sum; those of earlier releases may lack it."""
+    known: dict[object, Row] = {}
     for row in rows:
-        known = data.setdefault((row["seed"], row["order_seed"]), row["data_sha256"])
-        if known != row["data_sha256"]:
+        first = known.setdefault(of(row), row) if row.get(key) else row
+        if first.get(key) != row.get(key):
+            one, other = (f"{each['method']} ({each['weights']}, seed {each['seed']})" for each in (first, row))
             raise DataError(
-                f"rows of seed {row['seed']} were learned from different pictures ({row['method']} is one of them); "
-                "name another folder for the new data"
+                f"rows {one} and {other} come from {what}; remove the files of one in rows/, or name another folder"
             )
 
 

@@ -112,7 +112,7 @@ def bench(
     }
     plan = Plan(
         benchmark,
-        tuple(name for name in methods.split(",") if name),
+        tuple(name.strip() for name in methods.split(",") if name.strip()),
         seeds=seeds,
         backbone=backbone,
         image_size=read_size(image_size),

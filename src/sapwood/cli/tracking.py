@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,7 +64,7 @@ def track_round(name: str, state: State) -> Path:
 
 
 def track_rows(name: str, rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
-    """Write a bench's rows that were not written before: the settings, and the measures after each round.
+    """Write a bench's rows that were not written as they are: the settings, and the measures after each round.
 
     Returns:
         The folder below ``out`` that has a run for each row.
@@ -103,25 +106,30 @@ def _write(name: str, folder: Path, project: str, run: str, settings: Mapping[st
     """One run, by accelerate's tracker of that name; what was not measured is left out."""
     from accelerate import Accelerator
 
-    if name == "mlflow":
-        _choose_store(folder)
-    if _written(name, folder, project, run):  # it is as it was
+    steps = [(step, dict(values)) for step, values in steps]
+    mark = folder / f".{run}.written"  # made when all is written, of what was
+    content = hashlib.sha256(json.dumps([settings, steps], sort_keys=True).encode()).hexdigest()
+    if mark.exists() and mark.read_text("ascii") == content:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    if name == "mlflow":
+        _choose_store(folder)
+    if name == "tensorboard":
+        shutil.rmtree(folder / run, ignore_errors=True)  # of a process that was killed, or of what is measured anew
     options: dict[str, dict[str, Any]] = {
         "mlflow": {"run_name": run, "logging_dir": str(folder / "artifacts")},
         "wandb": {"name": run, "dir": str(folder), "settings": {"silent": True}},
     }
     accelerator = Accelerator(mixed_precision="no", device_placement=False, log_with=name, project_dir=folder)
-    # TensorBoard takes a project for a folder of its own; the others sort runs of their own names into one project.
-    accelerator.init_trackers(run if name == "tensorboard" else project, _flat(settings), options)
+    # TensorBoard takes a project for a folder of its own; the others sort runs of their own names into one project,
+    # which accelerate looks for by a filter that ends at a quotation mark.
+    accelerator.init_trackers(run if name == "tensorboard" else project.replace("'", "_"), _flat(settings), options)
     for step, values in steps:
         numbers = {_plain(key): value for key, value in values.items() if isinstance(value, int | float)}
         if numbers:
             accelerator.log(numbers, step=step)
     accelerator.end_training()
-    if name == "wandb":
-        (folder / f"{run}.written").touch()
+    mark.write_text(content, "ascii")
 
 
 def _choose_store(folder: Path) -> None:
@@ -130,16 +138,6 @@ def _choose_store(folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / _STORE).resolve()}")
-
-
-def _written(name: str, folder: Path, project: str, run: str) -> bool:
-    if name == "mlflow":
-        import mlflow
-
-        found = mlflow.search_experiments(filter_string=f"name = '{project}'")
-        named = f"tags.mlflow.runName = '{run}'"
-        return bool(found and mlflow.search_runs([found[0].experiment_id], named, output_format="list"))
-    return (folder / (run if name == "tensorboard" else f"{run}.written")).exists()
 
 
 def _plain(key: str) -> str:
