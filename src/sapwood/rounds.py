@@ -139,6 +139,7 @@ def learn_round(
         facts, accuracy = pooled.finish()
     elif len(data.held):
         accuracy = data.validate(network, data.plain_feed(config, held=True, stays=True))
+    objective.settle(network.persistent())
     passes = float(summed(torch.tensor(tally.gmacs, dtype=torch.float64)))
     return {
         "log": trained.log,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sapwood.errors import ConfigError
+from sapwood.learner import Learner
 from sapwood.objectives.base import Outputs
 from sapwood.objectives.ewc import ElasticWeightConsolidation, EwcConfig, EwcPixelConfig
 from sapwood.task import Task
@@ -51,6 +54,11 @@ def in_batches(data: Pictures) -> Any:
     return batches
 
 
+def end_round(objective: ElasticWeightConsolidation, parameters: Any, batches: Any, forward: Any, task: Task) -> None:
+    objective.after_task(parameters, batches, forward, task)
+    objective.settle({**objective.anchor, **parameters})  # with those that another round trained and this one did not
+
+
 def gradients_by_hand(parameters: dict[str, nn.Parameter], data: Pictures, scope: list[int]) -> dict[str, Tensor]:
     """Gradient of -log softmax of each picture by the chain rule, stacked [n, ...]; no autograd."""
     A, W, b = (parameters[name].detach() for name in ("adapter.A", "head.W", "head.b"))
@@ -72,7 +80,7 @@ def test_fisher_is_the_mean_squared_gradient_of_single_pictures() -> None:
     parameters, forward = toy(2)
     data = pictures([0, 1, 1, 0, 1])
     objective = ElasticWeightConsolidation(EwcConfig())
-    objective.after_task(parameters, in_batches(data), forward, FIRST)
+    end_round(objective, parameters, in_batches(data), forward, FIRST)
     for name, rows in gradients_by_hand(parameters, data, [0, 1]).items():
         torch.testing.assert_close(objective.fisher[name], rows.square().mean(0))
         assert torch.equal(objective.anchor[name], parameters[name])
@@ -84,7 +92,7 @@ def test_fisher_of_batches_squares_their_mean_gradient_and_is_clipped() -> None:
     parameters, forward = toy(2)
     data = pictures([0, 1, 1, 0, 1])
     objective = ElasticWeightConsolidation(EwcConfig(fisher_batch=2, fisher_pictures=4, fisher_clip=0.01))
-    objective.after_task(parameters, in_batches(data), forward, FIRST)
+    end_round(objective, parameters, in_batches(data), forward, FIRST)
     clipped = 0
     for name, rows in gradients_by_hand(parameters, data, [0, 1]).items():
         squares = [rows[0:2].mean(0).square(), rows[2:4].mean(0).square()]  # the fifth picture is beyond the limit
@@ -98,7 +106,7 @@ def test_penalty_value_and_gradient() -> None:
     parameters, forward = toy(2)
     objective = ElasticWeightConsolidation(EwcConfig(strength=7.0))
     assert objective.penalty(parameters) is None
-    objective.after_task(parameters, in_batches(pictures([0, 1, 1])), forward, FIRST)
+    end_round(objective, parameters, in_batches(pictures([0, 1, 1])), forward, FIRST)
     grown, _ = toy(3, seed=9)
     value = objective.penalty(grown)
     assert value is not None
@@ -118,11 +126,11 @@ def test_penalty_value_and_gradient() -> None:
 def test_rounds_are_merged_by_their_share_of_classes() -> None:
     objective = ElasticWeightConsolidation(EwcConfig())
     old, old_forward = toy(2)
-    objective.after_task(old, in_batches(pictures([0, 1])), old_forward, FIRST)
+    end_round(objective, old, in_batches(pictures([0, 1])), old_forward, FIRST)
     before = {name: tensor.clone() for name, tensor in objective.fisher.items()}
     new, forward = toy(3, seed=4)
     data = pictures([0, 2, 2, 0], seed=5)
-    objective.after_task(new, in_batches(data), forward, SECOND)
+    end_round(objective, new, in_batches(data), forward, SECOND)
     rows = gradients_by_hand(new, data, [0, 2])  # classes annotated in this round
     for name, gradient in rows.items():
         fresh = gradient.square().mean(0)
@@ -137,14 +145,14 @@ def test_parameters_that_stay_keep_their_anchor() -> None:
     """After a first round that adapts, later rounds may train the head alone."""
     objective = ElasticWeightConsolidation(EwcConfig(strength=2.0))
     old, old_forward = toy(2)
-    objective.after_task(old, in_batches(pictures([0, 1])), old_forward, FIRST)
+    end_round(objective, old, in_batches(pictures([0, 1])), old_forward, FIRST)
     kept = objective.fisher["adapter.A"].clone(), objective.anchor["adapter.A"].clone()
     new, forward = toy(3, seed=4)
     head = {name: parameter for name, parameter in new.items() if name.startswith("head")}
     value = objective.penalty(head)
     assert value is not None
     assert torch.autograd.grad(value, list(new.values()), allow_unused=True)[0] is None
-    objective.after_task(head, in_batches(pictures([0, 2])), forward, SECOND)
+    end_round(objective, head, in_batches(pictures([0, 2])), forward, SECOND)
     assert torch.equal(objective.fisher["adapter.A"], kept[0])
     assert torch.equal(objective.anchor["adapter.A"], kept[1])
 
@@ -153,7 +161,7 @@ def test_state_comes_back() -> None:
     objective = ElasticWeightConsolidation(EwcConfig())
     parameters, forward = toy(2)
     assert objective.state() == ({}, {"classes": 0})
-    objective.after_task(parameters, in_batches(pictures([0, 1, 1])), forward, FIRST)
+    end_round(objective, parameters, in_batches(pictures([0, 1, 1])), forward, FIRST)
     tensors, meta = objective.state()
     assert len(tensors) == 2 * len(parameters)
     other = ElasticWeightConsolidation(EwcConfig())
@@ -195,7 +203,7 @@ def test_fisher_of_masks_squares_the_gradient_of_a_picture(denominator: Any) -> 
 
     assert ElasticWeightConsolidation.config_type("segmentation") is EwcPixelConfig
     objective = ElasticWeightConsolidation(EwcPixelConfig(ce_denominator=denominator))
-    objective.after_task({"head.W": weight}, batches, forward, Task(0, "first", (1, 2), (1, 2), 3, seed=0))
+    end_round(objective, {"head.W": weight}, batches, forward, Task(0, "first", (1, 2), (1, 2), 3, seed=0))
     squares = []
     for x, target in zip(features, targets, strict=True):
         counted = target < 3
@@ -215,3 +223,54 @@ def test_all_faults_of_the_settings_at_once() -> None:
 def test_pixel_settings_are_checked_too() -> None:
     with pytest.raises(ConfigError, match=r"ce_denominator must be .*strength must be >= 0"):
         EwcPixelConfig(strength=-1, ce_denominator="some")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("align", ["none", "gaussian"])
+def test_the_anchor_is_what_a_round_of_pictures_leaves(
+    align: str, picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The head's rows as they are aligned after the steps."""
+    learner = Learner.create(
+        tmp_path / "state",
+        backbone="random:dinov2-tiny",
+        method="lora+ewc",
+        image_size=28,
+        settings={"head": {"align": align}, "training": {"epochs": 1, "precision": "fp32"}},
+    )
+    for names in (["ant", "bee"], ["cat", "dog"]):
+        learner.learn(picture_folder(names, 6, name=names[0]))
+        assert anchors(learner).keys() >= {"head.classifier.weight", "head.classifier.bias"}
+        check_anchored(learner)
+
+
+@pytest.mark.parametrize("start", ["official", "preserve"])
+def test_the_anchor_is_what_a_round_of_masks_leaves(
+    start: str, mask_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Branches as they merged; one that is dropped, and made anew in the next round, is not anchored."""
+    learner = Learner.create(
+        tmp_path / "state",
+        backbone="random:dinov2-tiny",
+        method="lora+ewc",
+        kind="segmentation",
+        image_size=(28, 42),
+        settings={
+            "head": {"branches": "parallel", "branch_start": start},
+            "training": {"epochs": 1, "precision": "fp32"},
+        },
+    )
+    for names in (["ant"], ["bee"]):
+        learner.learn(mask_folder(names, 3, name=names[0]))
+        check_anchored(learner)
+        assert any(".new." in name for name in anchors(learner)) is (start == "official")
+
+
+def anchors(learner: Learner) -> dict[str, Tensor]:
+    kept = load_file(learner.state.path / learner.record["tasks"][-1]["folder"] / "objective.safetensors")
+    return {name.removeprefix("anchor."): value for name, value in kept.items() if name.startswith("anchor.")}
+
+
+def check_anchored(learner: Learner) -> None:
+    now = learner.network.state_dict()
+    for name, value in anchors(learner).items():
+        assert torch.equal(value, now[name]), name

@@ -86,6 +86,25 @@ def test_ssul(mask_folder: MaskFolder, tmp_path: Path) -> None:
     assert not torch.equal(again["head.decoder.weight"], after["head.decoder.weight"])
 
 
+@pytest.mark.parametrize("start", ["official", "preserve"])
+def test_ssul_leaves_parallel_branches_merged(start: str, mask_folder: MaskFolder, tmp_path: Path) -> None:
+    """What stands still is not opened either, and in a round in which everything learns it is."""
+    first, second = mask_folder(["ant", "bee"], 4, name="a"), mask_folder(["cat"], 4, name="b")
+    head, objective = {"branches": "parallel", "branch_start": start}, {"unknown": "background"}
+    learner = begin(tmp_path / "state", "clora+ssul", head=head, objective=objective)
+    learned(learner, first, epochs=3)
+    views = torch.randint(256, (2, 28, 42, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before = learner.network.predict(views).detach()
+    held = {name: value for name, value in learned(learner, second, epochs=3).items() if ".old." in name}
+    after = learner.network.predict(views).detach()
+    assert torch.equal(after[:, 1:3], before[:, 1:3])
+    opened = Learner.open(tmp_path / "state")
+    assert torch.equal(opened.network.predict(views), after)
+    again = learned(opened, mask_folder(["cat", "ant"], 4, name="c", seed=3), epochs=1)
+    assert held
+    assert not any(torch.equal(again[name], value) for name, value in held.items())
+
+
 def test_dkd(mask_folder: MaskFolder, tmp_path: Path) -> None:
     first, second = mask_folder(["ant", "bee"], 8, name="a"), mask_folder(["cat"], 8, also=["bee"], name="b")
     learner = begin(tmp_path / "state", "clora+dkd")

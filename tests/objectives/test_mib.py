@@ -67,8 +67,8 @@ def test_first_round_is_cross_entropy() -> None:
     torch.testing.assert_close(loss, F.cross_entropy(logits, targets, ignore_index=255, reduction="sum") / 40)
 
 
-def head_with(channels: int) -> DenseHead:
-    head = DenseHead(DenseConfig(), dim=6)
+def head_with(channels: int, **options: Any) -> DenseHead:
+    head = DenseHead(DenseConfig(**options), dim=6).eval()
     head.grow(channels, torch.Generator().manual_seed(1))
     with torch.no_grad():
         head.classifier.get_parameter("bias").copy_(torch.randn(channels, generator=torch.Generator().manual_seed(2)))
@@ -85,8 +85,10 @@ def tokens() -> Tokens:
     return Tokens(patches.mean(1), patches, (3, 4))
 
 
-def test_old_probabilities_are_kept_round_after_round() -> None:
-    objective, head = ModellingTheBackground(MibConfig()), head_with(3)
+@pytest.mark.parametrize("stem", ["shared", "per_task"])
+def test_old_probabilities_are_kept_round_after_round(stem: str) -> None:
+    """Also where new classes have a stem of their own to read."""
+    objective, head = ModellingTheBackground(MibConfig()), head_with(3, stem=stem)
     for task in (SECOND, Task(2, "third", (5,), (5,), 6, seed=0), Task(3, "fourth", (6, 7, 8), (6, 7, 8), 9, seed=0)):
         before = head(tokens()).detach()
         bias = head.classifier.get_parameter("bias")[0].item()

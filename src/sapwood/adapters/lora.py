@@ -57,7 +57,7 @@ class Lora(Adapter):
 
     Config = LoraConfig
     summary = "one low-rank pair per site, reused by every round"
-    growth = "nothing"
+    growth = "nothing; with reinit a pair a site and round, folded"
     site_kinds = SITE_KINDS
 
     def __init__(self, config: LoraConfig, sites: Sequence[Site], info: BackboneInfo) -> None:

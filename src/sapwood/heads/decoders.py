@@ -160,8 +160,16 @@ class ParallelConv(nn.Module):
         self.old.requires_grad_(not self.merged)
         self.new.requires_grad_(True)
 
+    def rest(self) -> None:
+        """Stay merged in a round."""
+        self.open = False
+        if self.start == "preserve":
+            self.new = None
+
     def after_task(self) -> None:
-        """Merge the branches."""
+        """Merge the branches, if they were open."""
+        if not self.open:
+            return
         assert self.new is not None
         with torch.no_grad():
             self.old.hold(*algebra.merge_parallel_branches(self.old.folded(), self.new.folded()))

@@ -173,6 +173,20 @@ class DenseHead(Head):
         if self.unknown is not None:
             yield "unknown", 1
 
+    def copy_stem(self, channel: int, to: int) -> None:
+        """Let the stem of one channel of the logits begin as that of another, where stems are not shared."""
+        source, target = self.stem_of(channel), self.stem_of(to)
+        if source is not None and target is not None:
+            target.load_state_dict(source.state_dict())
+
+    def rest(self) -> None:
+        """Freeze the decoder for a round, and leave its parallel branches merged."""
+        for module in () if self.decoder is None else self.decoder.modules():
+            if isinstance(module, ParallelConv):
+                module.rest()
+        if self.decoder is not None:
+            self.decoder.requires_grad_(False)
+
     def before_task(self, task: Task) -> None:
         """Open the parallel branches."""
         for module in self.modules():

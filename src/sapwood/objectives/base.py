@@ -135,6 +135,9 @@ class Objective:
         logits (as in ``Outputs``) of such a batch, whose targets are ``batch.targets``.
         """
 
+    def settle(self, parameters: Parameters) -> None:
+        """See the trained parameters that live on as the round leaves them: branches merged, the head aligned."""
+
     def state(self) -> Snapshot:
         """Tensors and JSON kept between rounds; empty for most."""
         return {}, {}

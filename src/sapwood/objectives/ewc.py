@@ -75,8 +75,8 @@ class ElasticWeightConsolidation(Objective):
     """Holds each parameter near its value after earlier rounds, by how much their loss depended on it.
 
     Rounds are merged as F <- a F_old + (1 - a) F_new with a = old classes / (old + new classes), a round without new
-    classes counting its own as new; rows of the head that did not exist before keep F_new. The anchor is the latest
-    value.
+    classes counting its own as new; rows of the head that did not exist before keep F_new. The anchor is the value
+    with which a round ends, after a head is aligned or branches merge; what is no more is no longer anchored.
     """
 
     Config = EwcConfig
@@ -104,7 +104,7 @@ class ElasticWeightConsolidation(Objective):
         return self.config.strength * quadratic_penalty(parameters, anchors, self.fisher)
 
     def after_task(self, parameters: Parameters, batches: Batches, forward: Forward, task: Task) -> None:
-        """Measure the Fisher diagonal on the round's pictures and move the anchor."""
+        """Measure the Fisher diagonal on the round's pictures."""
         config = self.config
         classes = task.known
 
@@ -116,8 +116,12 @@ class ElasticWeightConsolidation(Objective):
         new = fisher_diagonal(losses(), parameters, config.fisher_clip)
         brought = len(task.new) or len(task.annotated)  # a round of known classes counts too
         self.fisher = merge_fisher(self.fisher, new, self.classes / (self.classes + brought))
-        self.anchor |= {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self.classes = classes
+
+    def settle(self, parameters: Parameters) -> None:
+        """Move the anchor."""
+        self.fisher = {name: fisher for name, fisher in self.fisher.items() if name in parameters}
+        self.anchor = {name: parameters[name].detach().clone() for name in self.fisher}
 
     def state(self) -> Snapshot:
         """Fisher and anchor of every parameter."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sapwood.functional.pod import fold_new_channels
 from sapwood.functional.segmentation import background_initialisation, pixel_cross_entropy, pixel_losses
+from sapwood.heads.dense import DenseHead
 from sapwood.objectives.base import Outputs
 from sapwood.settings import check
 from sapwood.task import Task
@@ -118,7 +119,8 @@ def start_from_background(head: Head, task: Task, how: HeadInit) -> None:
     """Start the rows of a later round's new classes from the background's.
 
     ``balanced``: weight and bias, all biases lowered so that every probability of the network before the round is kept
-    (MiB); ``weight_only``: the weight, the biases as they grew; ``random``: nothing.
+    (MiB); ``weight_only``: the weight, the biases as they grew; ``random``: nothing. Where rounds have stems of their
+    own, the new one begins as the background's, too.
     """
     if task.index == 0 or not task.new or how == "random":
         return
@@ -130,6 +132,8 @@ def start_from_background(head: Head, task: Task, how: HeadInit) -> None:
         if how == "balanced":
             bias[new] = biases
             bias[0] = lowered
+    if isinstance(head, DenseHead) and head.stems is not None:
+        head.copy_stem(0, new[0])
 
 
 def growth_factor(channels: int, old_channels: int) -> float:

@@ -113,15 +113,15 @@ class UnknownLabel(Objective):
             with torch.no_grad():
                 head.classifier.weight[new] = head.unknown.weight
                 head.classifier.get_parameter("bias")[new] = head.unknown.bias
-            if head.stems is not None:
-                _stem(head, new[0]).load_state_dict(_stem(head, head.classes).state_dict())
+            head.copy_stem(head.classes, new[0])
         self._slow, self._new = [], None
         if self.stays(task):
             self._stand(head, task)
 
     def _stand(self, head: DenseHead, task: Task) -> None:
         self._new = task.new
-        still: list[nn.Parameter] = [] if head.decoder is None else list(head.decoder.parameters())
+        head.rest()
+        still: list[nn.Parameter] = []
         if head.stems is not None:
             learning = [_stem(head, channel).weight for channel in (0, task.new[0], head.classes)]
             self._slow = learning[:1]
