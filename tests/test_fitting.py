@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sapwood import fitting
-from sapwood.functional.statistics import fit_temperature
+from sapwood.heads.calibration import chosen_on, weighed
 from sapwood.learner import Learner
 
 TRAINING = {"epochs": 1, "batch_size": 8, "precision": "fp32", "validation": 0.25}
@@ -44,7 +44,9 @@ def test_the_temperature_is_that_of_the_predictions(
     assert seen[-1].shape == (10, 4)
     right = int((seen[-1].argmax(1) == targets).sum())
     assert learner.record["tasks"][-1]["validation_accuracy"] == pytest.approx(right / 10)
-    assert made.temperature == pytest.approx(fit_temperature(seen[-1], targets))
+    rounds = [chosen_on(logits, each) for logits, each in zip(seen, (targets - 2, targets), strict=True)]
+    assert None not in rounds
+    assert made.temperature == pytest.approx(weighed(*rounds).temperature)
     assert made.calibrated
     assert made.count.tolist() == [20] * 4, "held-out pictures have joined"
 

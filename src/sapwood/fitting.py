@@ -122,21 +122,25 @@ class PooledFit:
         accuracy: float | None = None
         # What the adapter makes of its logits is nothing that a head can choose its temperature by.
         later = head if head.calibrates and self.network.adapter.calibrates and isinstance(head, Joins) else None
-        temperature = head.temperature
+        before = head.temperature, head.told
         if head.wants_features:
             facts = head.fit(train, validation if later is None else None, data.task.generator("fit"))
             accuracy = facts.get("validation_accuracy")
         if later is not None:
-            head.temperature, head.calibrated = temperature, False
+            (head.temperature, head.told), head.calibrated = before, False
         if validation is not None and (later is not None or not head.calibrates):
             logits = self._held_logits()
             head.calibrate_temperature(logits, data.held_targets)
-            accuracy = head.right_share(logits, data.held_targets)
+            accuracy = int((logits.argmax(1) == data.held_targets).sum()) / len(logits)
         if later is not None:
             facts |= {"temperature": head.temperature, "validation_accuracy": accuracy}
             if validation is not None:
                 later.join(validation)
-        return facts | head.learn_known(train, validation, stays=stays), accuracy
+        facts |= head.learn_known(train, validation, stays=stays)
+        if head.calibrates and later is None and head.known.complete and not head.calibrated:
+            head.guess_temperature(data.task.generator("temperature"), self.network.device)
+            facts["temperature"] = head.temperature
+        return facts, accuracy
 
     @torch.no_grad()
     def _held_logits(self) -> Tensor:

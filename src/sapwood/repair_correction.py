@@ -138,7 +138,7 @@ def correct(
         said.append(f"nothing is kept of how these classes look, so that their rows stay as they are: {kept_rows}")
     # The loss leaves the logits' size free: scores stay as sure as they were. Pictures are held out in rounds alone.
     head.temperature *= (_size(head, tests) / size) or 1.0 if size else 1.0
-    head.calibrated = False
+    head.calibrated, head.told = False, 0
     said.append("scores are not calibrated any more, until a round with validation pictures is learned")
     return said
 

@@ -6,6 +6,7 @@ import torch
 
 from sapwood.functional.statistics import fit_temperature
 from sapwood.heads import Features, PrototypeHead
+from sapwood.heads.calibration import Chosen, weighed
 
 DIM = 12
 
@@ -67,6 +68,8 @@ def test_temperature_by_leaving_one_out(draw, held_out):
     held = Features(data.x[:held_out], data.y[:held_out])
     rest = Features(data.x[held_out:], data.y[held_out:])
     data = rest.joined(held)
+    head = fitted((first, None), classes=4)
+    before = Chosen(head.temperature, 12)
     head = fitted((first, None), (rest, held if held_out else None), classes=4)
     x, y = torch.cat([first.x, data.x]).numpy(), torch.cat([first.y, data.y]).numpy()
     rows, labels = [], []
@@ -76,8 +79,8 @@ def test_temperature_by_leaving_one_out(draw, held_out):
             rows.append([cosine(x[i], x[rest & (y == c)].mean(0)) for c in range(4)])
             labels.append(y[i])
     assert len(labels) == 10
-    expected = fit_temperature(torch.tensor(rows), torch.tensor(labels))
-    assert head.temperature == pytest.approx(expected, rel=1e-4)
+    found = fit_temperature(torch.tensor(rows), torch.tensor(labels))
+    assert head.temperature == pytest.approx(weighed(before, Chosen(found, 10)).temperature, rel=1e-4)
 
 
 def test_validation_accuracy_is_measured_before_the_pictures_join(draw, tokens, rng):

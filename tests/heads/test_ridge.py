@@ -8,6 +8,7 @@ from sklearn.linear_model import Ridge
 from sapwood.functional.openset import folds
 from sapwood.functional.statistics import fit_temperature, ridge_solve
 from sapwood.heads import Features, RidgeHead
+from sapwood.heads.calibration import Chosen, weighed
 from sapwood.heads.ridge import STRENGTHS, RidgeConfig
 
 DIM = 12
@@ -195,6 +196,7 @@ def test_validation_accuracy_is_measured_before_the_pictures_join(draw, tokens):
 def test_temperature_of_pictures_taken_out_a_fifth_at_a_time(draw, held_out):
     before, data = draw([0, 1], 10), draw([2, 3, 0], 8)
     rest, held = Features(data.x[held_out:], data.y[held_out:]), Features(data.x[:held_out], data.y[:held_out])
+    first = Chosen(fitted([(before, None)], classes=4, strength=3.0).temperature, 20)
     head = fitted([(before, None), (rest, held if held_out else None)], classes=4, strength=3.0)
     now = join(rest, held)
     logits, labels = [], []
@@ -206,8 +208,8 @@ def test_temperature_of_pictures_taken_out_a_fifth_at_a_time(draw, held_out):
         model.fit(known.x.double().numpy(), np.eye(4)[known.y])
         logits.append(torch.from_numpy(model.predict(now.x[part].double().numpy())))
         labels.append(now.y[part])
-    expected = fit_temperature(torch.cat(logits), torch.cat(labels))
-    assert head.temperature == pytest.approx(expected, rel=1e-4)
+    second = Chosen(fit_temperature(torch.cat(logits), torch.cat(labels)), 24)
+    assert head.temperature == pytest.approx(weighed(first, second).temperature, rel=1e-4)
 
 
 def test_temperature_on_held_out_pictures_where_they_are_many(draw):

@@ -86,7 +86,7 @@ def summed_loo_errors(fit: Fit, blocks: Iterable[Weighted], single: Tensor, stre
 
     Args:
         fit: sums over the blocks.
-        blocks: the same rows once more; at least as many as G is wide.
+        blocks: the same rows once more, or some of them.
         single: bool [K], classes whose rows are left out of the error (not of the fit).
         strengths: S numbers > 0.
     """
@@ -95,6 +95,7 @@ def summed_loo_errors(fit: Fit, blocks: Iterable[Weighted], single: Tensor, stre
     right = vectors.T @ fit.cross
     wide = right.shape[1] > right.shape[0]
     square = right @ right.T if wide else None
+    exactly = fit.weight <= len(values)  # residuals may be tiny then: of their squares by parts rounding would be left
     errors = torch.zeros(len(scales), dtype=fit.gram.dtype, device=fit.gram.device)
     for x, y, weight in blocks:
         rows = (x * weight.sqrt().unsqueeze(1)) @ vectors
@@ -102,9 +103,12 @@ def summed_loo_errors(fit: Fit, blocks: Iterable[Weighted], single: Tensor, stre
         own = right.T[y]  # what the row's own class gives
         for index, scale in enumerate(scales):
             scaled = rows * scale
-            said = (scaled * own).sum(1)
-            size = ((scaled @ square) * scaled).sum(1) if square is not None else (scaled @ right).square().sum(1)
-            residual = (size - 2 * weight.sqrt() * said + weight).clamp(min=0)
+            if exactly:
+                residual = (one_hot(y, right.shape[1]) * weight.sqrt().unsqueeze(1) - scaled @ right).square().sum(1)
+            else:
+                said = (scaled * own).sum(1)
+                size = ((scaled @ square) * scaled).sum(1) if square is not None else (scaled @ right).square().sum(1)
+                residual = (size - 2 * weight.sqrt() * said + weight).clamp(min=0)
             left = (1 - (scaled * rows).sum(1)).clamp(min=torch.finfo(rows.dtype).tiny)
             errors[index] += (residual / left.square())[scored].sum()
     return errors.cpu()

@@ -14,10 +14,10 @@ from sapwood.backbones.base import Tokens
 from sapwood.data.rows import blocks
 from sapwood.errors import SapwoodError
 from sapwood.functional.openset import Gaussians, Sums, shared_gaussians
-from sapwood.functional.statistics import fit_temperature
+from sapwood.heads.calibration import Chosen, chosen_on, drawn, weighed
 from sapwood.heads.classifiers import Classifier, LinearClassifier, put_parameter
 from sapwood.heads.openset import Once, OpenSet
-from sapwood.heads.tensors import Features, in_full_precision, needed
+from sapwood.heads.tensors import ENOUGH_HELD, Features, in_full_precision, needed
 from sapwood.task import Task
 
 
@@ -179,7 +179,7 @@ class PooledHead(Head):
 
     def __init__(self, config: Any, dim: int) -> None:
         super().__init__(config, dim)
-        self.calibrated = False
+        self.calibrated, self.told = False, 0
         self.balanced = False
         self.known = OpenSet(dim, own=not self.keeps_sums)
         self._gaussians: Once[Gaussians | None] = Once()
@@ -230,8 +230,8 @@ class PooledHead(Head):
 
     def meta(self) -> dict[str, Any]:
         """Facts stored beside the tensors, as JSON."""
-        said = {"calibrated": self.calibrated, "balanced": self.balanced, "known": self.known.meta()}
-        return super().meta() | said
+        said = {"calibrated": self.calibrated, "told": self.told, "balanced": self.balanced}
+        return super().meta() | said | {"known": self.known.meta()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors on the CPU, JSON facts) from which ``load`` restores the head with any number of classes."""
@@ -243,6 +243,7 @@ class PooledHead(Head):
         self.balanced = bool(meta.get("balanced", False))
         super().load(tensors, meta)
         self.calibrated = bool(meta.get("calibrated", self.temperature != 1.0))
+        self.told = int(meta.get("told", ENOUGH_HELD if self.temperature != 1.0 else 0))
         self.known.load(tensors, meta.get("known"), self.classes)
 
     def forward(self, tokens: Tokens) -> Tensor:
@@ -274,18 +275,17 @@ class PooledHead(Head):
         """
 
     def calibrate_temperature(self, logits: Tensor, targets: Tensor) -> None:
-        """Choose the temperature by negative log likelihood on held-out pictures; none leave it as it is.
+        """Choose the temperature on held-out pictures; few move it little, none or those of one class not at all."""
+        if (found := chosen_on(logits, targets)) is not None:
+            self.temperature, self.told = weighed(Chosen(self.temperature, self.told), found)
+            self.calibrated = True
 
-        Nor do those of one class change it: what makes that class likely on its own pictures says nothing of others.
-        """
-        found = fit_temperature(logits, targets) if len(torch.unique(targets)) > 1 else None
-        if found is not None:
-            self.temperature, self.calibrated = found, True
-
-    @staticmethod
-    def right_share(logits: Tensor, targets: Tensor) -> float:
-        """Fraction of held-out pictures [n] whose highest logit [n, K] is their class."""
-        return int((logits.argmax(1) == targets).sum()) / len(targets)
+    def guess_temperature(self, generator: torch.Generator, device: torch.device) -> None:
+        """Where no picture has ever told: choose it on features drawn from the classes' Gaussians."""
+        found = None if self.told else drawn(self.sums, generator)
+        chosen = None if found is None else chosen_on(self.logits(found.x.to(device)), found.y)
+        if chosen is not None:
+            self.temperature = chosen.temperature
 
     def checked(self, features: Features) -> Features:
         """The features, once their shapes, classes and numbers have been looked at."""

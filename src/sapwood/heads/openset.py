@@ -143,9 +143,10 @@ class OpenSet:
     def hold_out(self, sums: Sums, x: Tensor, y: Tensor, held: int, *, stays: bool) -> None:
         """Measure how far a round's pictures are from classes formed without them.
 
-        Where the round left the features as they were (``stays``) all its pictures take turns, a fifth at a time;
-        else its validation pictures alone, since the others have shaped the features. Fewer than 19 are put beside
-        those of earlier rounds, more replace them. Of a round larger than a block as many are measured as are kept.
+        Where the round left the features as they were (``stays``) all its pictures take turns, a fifth at a time, and
+        stand beside those of earlier rounds, of each class as many as are kept; else its validation pictures alone,
+        since the others have shaped the features: 19 or more replace those of earlier rounds. Of a round larger than a
+        block as many are measured as are kept.
 
         Args:
             sums: of all rounds, these pictures among them.
@@ -155,9 +156,10 @@ class OpenSet:
         """
         parts = folds(y, _FOLDS) if stays else [torch.arange(len(y) - held, len(y))] if held else []
         distances, labels = held_out_distances(sums, x, y, parts, _MOST if len(y) > BLOCK else None)
-        if len(distances) < LEAST:
+        if stays or len(distances) < LEAST:
             distances, labels = torch.cat([self.distances, distances]), torch.cat([self.labels, labels])
-        self.distances, self.labels = distances[-_MOST:], labels[-_MOST:]
+        kept = newest_of_each(labels, _MOST)
+        self.distances, self.labels = distances[kept], labels[kept]
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored."""
@@ -188,3 +190,18 @@ class OpenSet:
             self.packed_gram = stored("known.gram", self.packed_gram)
         if held:
             self.distances, self.labels = stored("known.distances", self.distances), stored("known.labels", self.labels)
+
+
+def newest_of_each(labels: Tensor, most: int) -> Tensor:
+    """Indices of at most so many entries, in their order: as many of each label as of the others, the last ones.
+
+    >>> newest_of_each(torch.tensor([0, 0, 0, 0, 1, 0, 2]), 4).tolist()
+    [3, 4, 5, 6]
+    """
+    if len(labels) <= most:
+        return torch.arange(len(labels))
+    age = torch.zeros_like(labels)  # how many of its own label come after each
+    for label in torch.unique(labels):
+        places = (labels == label).nonzero().flatten()
+        age[places] = torch.arange(len(places)).flip(0)
+    return age.argsort(stable=True)[:most].sort().values

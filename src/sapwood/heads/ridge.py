@@ -60,10 +60,10 @@ class RidgeHead(PooledHead):
     spread alike around their means (``functional.balance.balanced_sums``). They follow from the sums that are kept, so
     that this holds too, and so do repairs.
 
-    The strength is chosen in every round from 1e-8..1e8 by the squared error of one-hot targets, fitted on the
-    round's training pictures alone: see ``heads.strength``; without anything to try it on, the last one stays (at first
-    the mean diagonal entry of G). The temperature is chosen on validation pictures before they join the sums if
-    they are ``ENOUGH_HELD``, else by taking a fifth of all the round's pictures at a time out of the sums.
+    The strength is chosen in every round from 1e-8..1e8 by the squared error of one-hot targets: see
+    ``heads.strength``; without anything to try it on it is the mean diagonal entry of G. The temperature is chosen on
+    validation pictures before they join the sums if they are ``ENOUGH_HELD``, else by taking a fifth of all the round's
+    pictures at a time out of the sums.
     """
 
     name: ClassVar[str] = "ridge"
@@ -103,7 +103,7 @@ class RidgeHead(PooledHead):
 
     @property
     def gram(self) -> Tensor:
-        """G [M, M] float64."""
+        """G [M, M]."""
         return unpack_triangle(self.packed_gram)
 
     @property
@@ -153,8 +153,11 @@ class RidgeHead(PooledHead):
         facts: dict[str, Any] = {}
         if self.config.strength is None:
             chosen, facts["held_out"] = self.evidence.choose(shown, held, balanced=self.balanced)
-            self.strength = chosen or self.strength
         self._add(shown)
+        if self.config.strength is None:
+            if chosen is None:
+                chosen, facts["held_out"] = self.evidence.choose_beside(self.gram, self.cross, self.count, shown)
+            self.strength = chosen or self.strength
         if held is not None:
             solution = self.solve().to(self.solution.device if self.solution.is_cuda else "cpu")
             facts["validation_accuracy"], told = answers(held, lambda h: h @ solution, self.classes)
@@ -177,7 +180,7 @@ class RidgeHead(PooledHead):
         self.known.observe(*self.checked(features))
 
     def join(self, held: Features) -> None:
-        """Take held-out pictures in; see ``Joins``."""
+        """See ``Joins``."""
         self._add(self._expanded(held))
         self.settle()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sapwood.functional.balance import balancing_weights
 from sapwood.functional.statistics import BLOCK, holdout_errors, loo_residuals, one_hot
-from sapwood.functional.streaming import Weighted, fit_sums, summed_holdout_errors, summed_loo_errors
+from sapwood.functional.streaming import Fit, Weighted, fit_sums, summed_holdout_errors, summed_loo_errors
 from sapwood.heads.reading import Expanded
 
 STRENGTHS = tuple(10.0**power for power in range(-8, 9))
@@ -83,6 +83,25 @@ class Evidence:
         share = weight[scored].sqrt().square().mean().item()  # of weights: those of single pictures are not among them
         self.errors += errors / share * len(torch.unique(one[scored]))
         return most_of(STRENGTHS, self.errors), "leave-one-out"
+
+    def choose_beside(self, gram: Tensor, cross: Tensor, count: Tensor, train: Expanded) -> tuple[float | None, str]:
+        """As ``choose``, for a round that cannot tell by itself: of one class, or of pictures that are alone in theirs.
+
+        Each picture is left out of the sums of all rounds in turn.
+
+        Args:
+            gram, cross, count: those sums [M, M], [M, K] and [K]; the round's training pictures are in them.
+            train: these.
+        """
+        scored = count[train.y] > 1
+        if int((count > 0).sum()) < 2 or not bool(scored.any()):
+            return None, "nothing: one class, or pictures that are alone in theirs, cannot tell strengths apart"
+        device = next(iter(train)).x.device
+        fit = Fit(gram.to(device), cross.to(device), float(count.sum()))
+        blocks = _weighted(train, train.y, _weights(train.y, balanced=False))
+        errors = summed_loo_errors(fit, blocks, (count < 2).to(device), STRENGTHS)
+        self.errors += errors / int(scored.sum()) * len(torch.unique(train.y[scored]))
+        return most_of(STRENGTHS, self.errors), "leave-one-out, beside the classes of earlier rounds"
 
     def load(self, errors: Sequence[float] | None) -> None:
         """Restore what ``errors`` was; None of a state that has none."""

@@ -1,0 +1,132 @@
+"""Rounds that can say little: of one class, of a few pictures, or of pictures much alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from sapwood.functional.openset import nearest_distance
+from sapwood.functional.statistics import fit_temperature
+from sapwood.heads import HEADS, Features, RidgeHead
+from sapwood.heads.calibration import chosen_on
+from sapwood.heads.openset import newest_of_each
+from sapwood.heads.ridge import STRENGTHS, RidgeConfig
+from sapwood.heads.strength import most_of
+from sapwood.learner import Learner
+
+DIM = 12
+
+
+def one_by_one(draw, classes: int, count: int, **settings) -> tuple[RidgeHead, list[Features]]:
+    head, rounds = RidgeHead(RidgeConfig(**settings), DIM), [draw([label], count) for label in range(classes)]
+    for number, each in enumerate(rounds):
+        generator = torch.Generator().manual_seed(number)
+        head.grow(1, generator)
+        head.fit(each, None, generator)
+        head.learn_known(each, None, stays=True)
+        head.guess_temperature(generator, torch.device("cpu"))
+    return head, rounds
+
+
+def test_the_strength_of_classes_that_come_one_by_one(draw):
+    """By refitting without each picture; the first round has nothing to tell it from."""
+    head, rounds = one_by_one(draw, 3, 5)
+    errors = torch.zeros(len(STRENGTHS), dtype=torch.float64)
+    for number in (1, 2):
+        x = torch.cat([each.x for each in rounds[: number + 1]]).double().numpy()
+        y = torch.cat([each.y for each in rounds[: number + 1]]).numpy()
+        for place, strength in enumerate(STRENGTHS):
+            squares = []
+            for left in np.flatnonzero(y == number):
+                kept = np.arange(len(y)) != left
+                model = Ridge(alpha=strength, fit_intercept=False, solver="svd")
+                model.fit(x[kept], np.eye(number + 1)[y[kept]])
+                squares.append(np.square(model.predict(x[[left]])[0] - np.eye(number + 1)[y[left]]).sum())
+            errors[place] += float(np.mean(squares))
+    torch.testing.assert_close(head.evidence.errors, errors, rtol=1e-5, atol=1e-8)
+    assert head.strength == most_of(STRENGTHS, errors)
+
+
+def test_pictures_that_are_alone_in_their_class_tell_no_strength(draw):
+    head, _ = one_by_one(draw, 3, 1)
+    assert head.strength is None
+    assert not head.evidence.errors.any()
+
+
+@pytest.mark.parametrize("projection", [None, 40])
+def test_the_temperature_of_classes_that_come_one_by_one(draw, projection):
+    head, _ = one_by_one(draw, 6, 30, projection=projection)
+    unseen = draw(range(6), 200)
+    best = fit_temperature(head.logits(unseen.x), unseen.y)
+    assert head.temperature == pytest.approx(best, rel=0.25)
+    assert not head.calibrated  # no picture has told
+    pictures = draw([0, 1], 10)
+    head.fit(pictures, None, torch.Generator())
+    assert (head.calibrated, head.told) == (True, 20)
+    told = head.temperature
+    head.guess_temperature(torch.Generator(), torch.device("cpu"))
+    assert head.temperature == told
+
+
+def test_two_pictures_do_not_overrule_many(draw):
+    head, generator = RidgeHead(RidgeConfig(), DIM), torch.Generator().manual_seed(0)
+    head.grow(4, generator)
+    head.fit(draw(range(4), 50), None, generator)
+    before = head.temperature
+    head.fit(draw([0, 1], 1), None, generator)
+    assert abs(math.log(head.temperature / before)) < 0.1
+    assert head.told == 100
+
+
+def test_pictures_whose_class_is_ruled_out_are_none_of_the_two_classes():
+    logits = torch.tensor([[2.0, 1.0, -torch.inf], [1.0, 0.5, -torch.inf], [1.0, 0.5, -torch.inf]])
+    assert chosen_on(logits, torch.tensor([0, 0, 2])) is None
+    assert chosen_on(logits, torch.tensor([0, 1, 2])).pictures == 2
+
+
+@pytest.mark.parametrize("name", ["linear", "prototype", "ridge"])
+@pytest.mark.parametrize("label", [4, 0], ids=["new", "known"])
+def test_pictures_much_alike_do_not_set_the_limit_for_all(name, label, draw):
+    head, generator = HEADS[name](HEADS[name].Config(), DIM), torch.Generator().manual_seed(0)
+    alike = Features(draw([label], 1).x + 0.02 * torch.randn(20, DIM, generator=generator), torch.full((20,), label))
+    for each in (draw(range(4), 30), alike):
+        head.grow(max(0, int(each.y.max()) + 1 - head.classes), generator)
+        if head.wants_features:
+            head.fit(each, None, generator)
+        head.learn_known(each, None, stays=True)
+
+    def accepted() -> float:
+        gaussians, limit = head.known_gaussians()
+        return (nearest_distance(draw(range(4), 100).x, gaussians) <= limit).double().mean().item()
+
+    assert accepted() > 0.75
+    if label == 4:
+        head.forget(alike) if name != "linear" else head.known.observe(alike.x, alike.y, -1)
+        head.regroup([(0,), (1,), (2,), (3,)])
+        assert accepted() > 0.85
+
+
+def test_many_pictures_of_one_class_do_not_drive_the_others_out():
+    labels = torch.tensor([0] * 50 + [1] * 950 + [2] * 400)
+    kept = labels[newest_of_each(labels, 1000)]
+    assert torch.bincount(kept).tolist() == [50, 550, 400]
+
+
+def test_a_class_a_round_ends_like_all_at_once(picture_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """The default method: it had no strength at all, and scores that said nothing."""
+    names = ["ant", "bee", "cat", "dog"]
+    tests = picture_folder(names, 12, name="tests", seed=1)
+    found = {}
+    for how, rounds in {"once": [names], "each": [[name] for name in names]}.items():
+        learner = Learner.create(tmp_path / how, backbone="random:dinov2-tiny", image_size=28)
+        for place, part in enumerate(rounds):
+            learner.learn(picture_folder(part, 20, name=f"{how}{place}"))
+        found[how] = learner.evaluate(tests)
+    assert found["each"].accuracy >= found["once"].accuracy - 0.05
+    assert found["each"].ece <= found["once"].ece + 0.1
