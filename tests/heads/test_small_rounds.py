@@ -53,6 +53,25 @@ def test_the_strength_of_classes_that_come_one_by_one(draw):
     assert head.strength == most_of(STRENGTHS, errors)
 
 
+def test_sums_wider_than_pictures_are_many(draw):
+    """A row then fits itself at small strengths, where rounding alone is left of it: they take what the next says."""
+    head, rounds = one_by_one(lambda *asked: Features(50 * (drawn := draw(*asked)).x, drawn.y), 4, 6, projection=300)
+    assert torch.isfinite(head.evidence.errors).all()
+    x = head.expand(torch.cat([each.x for each in rounds])).double()
+    y = torch.cat([each.y for each in rounds])
+    errors = torch.zeros(len(STRENGTHS), dtype=torch.float64)
+    for number in (1, 2, 3):
+        known = y <= number
+        inner = x[known] @ x[known].T
+        for place, strength in enumerate(STRENGTHS):
+            inverse = torch.linalg.inv(inner + strength * torch.eye(len(inner)))  # residuals by the kernel: no M
+            residuals = (inverse @ torch.eye(number + 1).double()[y[known]]) / inverse.diagonal().unsqueeze(1)
+            errors[place] += residuals[y[known] == number].square().sum(1).mean()
+    apart = (head.evidence.errors / errors - 1).abs()
+    assert apart.max() < 0.01
+    assert head.strength == most_of(STRENGTHS, errors)
+
+
 def test_pictures_that_are_alone_in_their_class_tell_no_strength(draw):
     head, _ = one_by_one(draw, 3, 1)
     assert head.strength is None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sapwood.functional.statistics import one_hot
 
+_ROUNDING = 1e-9  # of what a row's own fit leaves of it; a thousandth of that is the rounding of a long sum
 _FEW = 2**22  # numbers in one-hot rows up to which a product with them is as good as adding rows up
 
 
@@ -88,11 +89,13 @@ def summed_loo_errors(fit: Fit, blocks: Iterable[Weighted], single: Tensor, stre
         fit: sums over the blocks.
         blocks: the same rows once more, or some of them.
         single: bool [K], classes whose rows are left out of the error (not of the fit).
-        strengths: S numbers > 0.
+        strengths: S numbers > 0, ascending. One so small that a row fits itself, but for rounding, takes the error of
+            the next.
     """
     values, vectors = torch.linalg.eigh(fit.gram)
     scales = [1 / (values.clamp(min=0) + strength) for strength in strengths]
     right = vectors.T @ fit.cross
+    told = [True] * len(scales)
     wide = right.shape[1] > right.shape[0]
     square = right @ right.T if wide else None
     exactly = fit.weight <= len(values)  # residuals may be tiny then: of their squares by parts rounding would be left
@@ -109,6 +112,10 @@ def summed_loo_errors(fit: Fit, blocks: Iterable[Weighted], single: Tensor, stre
                 said = (scaled * own).sum(1)
                 size = ((scaled @ square) * scaled).sum(1) if square is not None else (scaled @ right).square().sum(1)
                 residual = (size - 2 * weight.sqrt() * said + weight).clamp(min=0)
-            left = (1 - (scaled * rows).sum(1)).clamp(min=torch.finfo(rows.dtype).tiny)
+            left = 1 - (scaled * rows).sum(1)
+            told[index] &= bool((left[scored] > _ROUNDING).all())
             errors[index] += (residual / left.square())[scored].sum()
+    for index in reversed(range(len(scales) - 1)):
+        if not told[index]:
+            errors[index] = errors[index + 1]
     return errors.cpu()
