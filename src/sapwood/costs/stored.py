@@ -68,6 +68,7 @@ def declared_bytes(method: Method, classes: int) -> int:
 
     picture = SimpleNamespace(targets=torch.full((1, *pixels), new[0]))
     objective.after_task(trained, lambda _: [picture], forward, Task(0, "", new, new, classes, 0))
+    objective.settle(trained)
     backbone = 4 * _PARAMETERS if adapter.trains_backbone else 0
     return (
         backbone
