@@ -74,6 +74,15 @@ def test_a_bench_that_has_no_row_yet_holds_its_folder(own: str, bench: Callable[
         assert refused.code == 2
         assert f"error: --out {out} holds rows of settings=" in refused.err
         assert bench(out, *NCM, "--seeds", "1", "--batch-size", "4").code == 0  # the same, given another way
+    request = json.loads((out / "bench.json").read_text())
+    request["settings"]["training"]["batch_size"] = "4"  # as an earlier release wrote it
+    (out / "bench.json").write_text(json.dumps(request))
+    (out / "trained").mkdir()
+    with FileLock(out / "bench.running.lock"):
+        assert bench(out, *NCM, *options).code == 0
+        assert (out / "trained").is_dir()  # the other bench may need it
+    assert bench(out, *NCM, *options).code == 0
+    assert not (out / "trained").exists()
     shutil.rmtree(out / "rows")
     assert bench(out, *NCM, "--seeds", "1", "--batch-size", "16").code == 0
     (out / "bench.json").unlink()

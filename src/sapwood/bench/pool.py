@@ -7,8 +7,8 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +80,14 @@ def work(
         if plan.budget_gmacs is not None:  # first: a folder whose budget is too small could not be used with another
             fixed = any(folder.glob("*.json"))
             epochs = chosen_epochs(plan, {name: rows[name] for name in waiting}, progress, fixed=fixed)
-        with _claimed(plan, out):
+        with _claimed(plan, out) as alone:
             folder.mkdir(exist_ok=True)
             if waiting:
                 engine.check(folder)
             progress.start("rows", len(names), len(names) - len(waiting))
             specs = {name: _spec(plan, name, folder, engine, epochs) for name in waiting}
             failed = _run(specs, folder, engine, retries, progress, finished)
-        if not failed:
+        if alone and not failed:  # another bench may go on with them
             shutil.rmtree(out / TRAINED, ignore_errors=True)
     finally:
         engine.close()
@@ -153,17 +153,20 @@ def _check_pictures(stream: Stream, folder: Path) -> None:
 
 
 @contextmanager
-def _claimed(plan: Plan, out: Path) -> Iterator[None]:
-    """Claim the folder, and hold it: while this bench has no row yet, none of other settings claims it."""
+def _claimed(plan: Plan, out: Path) -> Iterator[bool]:
+    """Claim the folder, and hold it: while this bench has no row yet, none of other settings claims it.
+
+    Gives whether no other bench held it.
+    """
     _make(out)
     with ExitStack() as held:
         try:
             held.enter_context(FileLock(out / _HELD, timeout=0))
+            alone = True
         except Timeout:
-            _claim(plan, out, alone=False)
-        else:
-            _claim(plan, out, alone=True)
-        yield
+            alone = False
+        _claim(plan, out, alone=alone)
+        yield alone
 
 
 def _make(out: Path) -> None:
@@ -189,6 +192,8 @@ def _claim(plan: Plan, out: Path, *, alone: bool) -> None:
             put(file, json.dumps(wanted, indent=1) + "\n")
             return
         has = json.loads(file.read_text("utf-8"))
+    with suppress(ConfigError):  # as they are meant: an earlier release wrote them as they were given
+        has |= {"settings": replace(plan, settings=has.get("settings", {})).fingerprint()["settings"]}
     faults = [f"{key}={has.get(key)}, not {value}" for key, value in wanted.items() if has.get(key) != value]
     if faults:
         raise ConfigError(f"--out {out} holds rows of {'; '.join(faults)}; name another folder")
