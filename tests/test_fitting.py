@@ -57,3 +57,15 @@ def test_what_was_not_held_out_calibrates_nothing(tmp_path: Path, picture_folder
     made: Any = learner.network.head
     assert not made.calibrated
     assert made.count.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("method", ["dual-lora", "color"])
+def test_no_temperature_is_guessed_where_the_adapter_changes_the_logits(
+    method: str, tmp_path: Path, picture_folder: Callable[..., Path]
+) -> None:
+    """Classes one by one: features drawn for the head alone would say nothing of what is predicted."""
+    learner = learner_of(tmp_path / "state", method, "ridge")
+    for name in ("ant", "bee"):
+        learner.learn(picture_folder([name], 8, name=name), training=TRAINING)
+    made: Any = learner.network.head
+    assert (made.temperature, made.calibrated, made.told) == (1.0, False, 0)
