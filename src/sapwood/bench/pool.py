@@ -144,9 +144,10 @@ def _run(
 
 def _check_pictures(stream: Stream, folder: Path) -> None:
     """See that the rows that are there come from the pictures that are there."""
-    for file in sorted(folder.glob("*.json")):
-        known = json.loads(file.read_text("utf-8")).get("pictures_sha256")
-        if known and known != stream.pictures_sha256():
+    files = sorted(folder.glob("*.json"))
+    now = stream.pictures_sha256() if files else None
+    for file in files:
+        if json.loads(file.read_text("utf-8")).get("pictures_sha256", now) != now:
             raise DataError(
                 f"{file} comes from other pictures than {stream.name} has now; name another --out for these"
             )

@@ -181,11 +181,12 @@ class DenseHead(Head):
 
     def rest(self) -> None:
         """Freeze the decoder for a round, and leave its parallel branches merged."""
-        for module in () if self.decoder is None else self.decoder.modules():
+        if self.decoder is None:
+            return
+        for module in self.decoder.modules():
             if isinstance(module, ParallelConv):
                 module.rest()
-        if self.decoder is not None:
-            self.decoder.requires_grad_(False)
+        self.decoder.requires_grad_(False)
 
     def before_task(self, task: Task) -> None:
         """Open the parallel branches."""

@@ -151,10 +151,9 @@ class RidgeHead(PooledHead):
         shown = self._expanded(train)
         held = self._expanded(validation) if validation is not None and len(validation.y) else None
         facts: dict[str, Any] = {}
-        if self.config.strength is None:
-            chosen, facts["held_out"] = self.evidence.choose(shown, held, balanced=self.balanced)
         self._add(shown)
         if self.config.strength is None:
+            chosen, facts["held_out"] = self.evidence.choose(shown, held, balanced=self.balanced)
             if chosen is None:
                 chosen, facts["held_out"] = self.evidence.choose_beside(self.gram, self.cross, self.count, shown)
             self.strength = chosen or self.strength
