@@ -44,9 +44,11 @@ def test_the_temperature_is_that_of_the_predictions(
     assert seen[-1].shape == (10, 4)
     right = int((seen[-1].argmax(1) == targets).sum())
     assert learner.record["tasks"][-1]["validation_accuracy"] == pytest.approx(right / 10)
-    rounds = [chosen_on(logits, each) for logits, each in zip(seen, (targets - 2, targets), strict=True)]
-    assert None not in rounds
-    assert made.temperature == pytest.approx(weighed(*rounds).temperature)
+    first = chosen_on(seen[0], targets - 2, fewest=1)
+    assert first is not None
+    second = chosen_on(seen[1], targets, fewest=1, earlier=first.pictures)
+    assert second is not None
+    assert made.temperature == pytest.approx(weighed(first, second).temperature)
     assert made.calibrated
     assert made.count.tolist() == [20] * 4, "held-out pictures have joined"
 

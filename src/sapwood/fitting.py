@@ -137,9 +137,6 @@ class PooledFit:
             if validation is not None:
                 later.join(validation)
         facts |= head.learn_known(train, validation, stays=stays)
-        if head.calibrates and later is None and head.known.complete and not head.calibrated:
-            head.guess_temperature(data.task.generator("temperature"), self.network.device)
-            facts["temperature"] = head.temperature
         return facts, accuracy
 
     @torch.no_grad()

@@ -182,8 +182,11 @@ def test_temperature_with_few_pictures():
     assert statistics.fit_temperature(torch.ones(4, 1), torch.zeros(4, dtype=torch.int64)) is None
     # All three are right: by Platt's targets the true class gets 4/5, not 1.
     temperature = statistics.fit_temperature(right, torch.arange(3))
+    surer = statistics.fit_temperature(right, torch.arange(3), earlier=100)
     assert temperature is not None
     assert (right / temperature).softmax(1).diagonal().tolist() == pytest.approx([0.8] * 3, abs=1e-4)
+    assert surer is not None  # with a hundred that told before: 104/105
+    assert (right / surer).softmax(1).diagonal().tolist() == pytest.approx([104 / 105] * 3, abs=1e-4)
 
 
 def test_temperature_leaves_out_classes_that_are_ruled_out(rng):

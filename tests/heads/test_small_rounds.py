@@ -11,10 +11,11 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from sapwood.functional.calibration import expected_calibration_error
 from sapwood.functional.openset import nearest_distance
-from sapwood.functional.statistics import fit_temperature
 from sapwood.heads import HEADS, Features, RidgeHead
-from sapwood.heads.calibration import chosen_on
+from sapwood.heads.base import PooledHead
+from sapwood.heads.calibration import Chosen, chosen_on, weighed
 from sapwood.heads.openset import newest_of_each
 from sapwood.heads.ridge import STRENGTHS, RidgeConfig
 from sapwood.heads.strength import most_of
@@ -30,7 +31,6 @@ def one_by_one(draw, classes: int, count: int, **settings) -> tuple[RidgeHead, l
         head.grow(1, generator)
         head.fit(each, None, generator)
         head.learn_known(each, None, stays=True)
-        head.guess_temperature(generator, torch.device("cpu"))
     return head, rounds
 
 
@@ -81,16 +81,36 @@ def test_pictures_that_are_alone_in_their_class_tell_no_strength(draw):
 @pytest.mark.parametrize("projection", [None, 40])
 def test_the_temperature_of_classes_that_come_one_by_one(draw, projection):
     head, _ = one_by_one(draw, 6, 30, projection=projection)
+    assert (head.calibrated, head.told) == (True, 100)  # the first class alone tells nothing, 30 of each other do
+    assert miscalibrated(head, draw) < 0.06
+
+
+@pytest.mark.parametrize("name", ["prototype", "ridge"])
+def test_classes_that_come_alone_after_some_together_calibrate_anew(name, draw):
+    """What two classes ask for is not what six do."""
+    head, generator = HEADS[name](HEADS[name].Config(), DIM), torch.Generator().manual_seed(0)
+    for labels in ([0, 1], [2], [3], [4], [5]):
+        head.grow(len(labels), generator)
+        head.fit(draw(labels, 60), None, generator)
+    assert miscalibrated(head, draw) < 0.06
+
+
+def miscalibrated(head: PooledHead, draw) -> float:
+    """Expected calibration error on pictures that no fit saw."""
     unseen = draw(range(6), 200)
-    best = fit_temperature(head.logits(unseen.x), unseen.y)
-    assert head.temperature == pytest.approx(best, rel=0.25)
-    assert not head.calibrated  # no picture has told
-    pictures = draw([0, 1], 10)
-    head.fit(pictures, None, torch.Generator())
-    assert (head.calibrated, head.told) == (True, 20)
-    told = head.temperature
-    head.guess_temperature(torch.Generator(), torch.device("cpu"))
-    assert head.temperature == told
+    score, best = (head.logits(unseen.x) / head.temperature).softmax(1).max(1)
+    error = expected_calibration_error(score, best == unseen.y)
+    assert error is not None
+    return error
+
+
+def test_rows_that_are_trained_need_two_classes_to_calibrate():
+    head = HEADS["linear"](HEADS["linear"].Config(), DIM)
+    logits, targets = torch.tensor([[2.0, 1.0], [1.0, 2.0], [2.0, 1.0]]), torch.zeros(3, dtype=torch.int64)
+    head.calibrate_temperature(logits, targets)
+    assert (head.temperature, head.calibrated) == (1.0, False)
+    head.calibrate_temperature(logits, torch.tensor([0, 1, 0]))
+    assert head.calibrated
 
 
 def test_two_pictures_do_not_overrule_many(draw):
@@ -105,8 +125,15 @@ def test_two_pictures_do_not_overrule_many(draw):
 
 def test_pictures_whose_class_is_ruled_out_are_none_of_the_two_classes():
     logits = torch.tensor([[2.0, 1.0, -torch.inf], [1.0, 0.5, -torch.inf], [1.0, 0.5, -torch.inf]])
-    assert chosen_on(logits, torch.tensor([0, 0, 2])) is None
-    assert chosen_on(logits, torch.tensor([0, 1, 2])).pictures == 2
+    assert chosen_on(logits, torch.tensor([0, 0, 2]), fewest=2) is None
+    assert chosen_on(logits, torch.tensor([0, 1, 2]), fewest=2).pictures == 2
+    assert chosen_on(logits, torch.tensor([0, 0, 2]), fewest=1).pictures == 2
+
+
+def test_a_few_pictures_all_mistaken_do_not_flatten_all_scores():
+    wrong = chosen_on(torch.tensor([[1.0, 0.0]] * 5), torch.ones(5, dtype=torch.int64), fewest=1)
+    assert wrong.temperature > 1000  # flat would be best for them
+    assert weighed(Chosen(0.2, 20), wrong).temperature == pytest.approx(0.25, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["linear", "prototype", "ridge"])

@@ -228,17 +228,18 @@ def sample_gaussian(mean: Tensor, covariance: Tensor, count: int, ridge: float, 
     return mean + noise @ factor.T
 
 
-def fit_temperature(logits: Tensor, target: Tensor) -> float | None:
+def fit_temperature(logits: Tensor, target: Tensor, earlier: int = 0) -> float | None:
     """Temperature T that minimises the negative log likelihood of softmax(logits / T).
 
     Targets are smoothed as in Platt (1999): the true class gets (n + 1) / (n + 2), so that a few pictures, all
-    recognised, do not ask for T = 0. Found by golden section over T in 1e-4..1e4: the objective is convex in 1 / T.
-    A class with the logit -inf is ruled out for that picture and takes no part; where that is the true one, no T
-    mends it and the picture is left out.
+    recognised, do not ask for T = 0; n counts ``earlier`` too. Found by golden section over T in 1e-4..1e4: the
+    objective is convex in 1 / T. A class with the logit -inf is ruled out for that picture and takes no part; where
+    that is the true one, no T mends it and the picture is left out.
 
     Args:
         logits: [n, K]; -inf for classes that are ruled out.
         target: [n] int64.
+        earlier: pictures that told before, under other logits: the same doubt is spread over all of them.
 
     Returns:
         The temperature; None where nothing can be learnt (n = 0 or K < 2, or no picture has two classes left).
@@ -247,7 +248,7 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float | None:
     target = target.to(logits.device).unsqueeze(1)
     true, left = logits.gather(1, target).squeeze(1), (logits > -math.inf).sum(1)
     useful = true > -math.inf
-    rest = 1 / (int(useful.sum()) + 2)
+    rest = 1 / (earlier + int(useful.sum()) + 2)
     useful &= left > 1  # a class that is left alone is certain at any T
     if not useful.any():
         return None

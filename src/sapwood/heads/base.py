@@ -14,7 +14,7 @@ from sapwood.backbones.base import Tokens
 from sapwood.data.rows import blocks
 from sapwood.errors import SapwoodError
 from sapwood.functional.openset import Gaussians, Sums, shared_gaussians
-from sapwood.heads.calibration import Chosen, chosen_on, drawn, weighed
+from sapwood.heads.calibration import Chosen, chosen_on, weighed
 from sapwood.heads.classifiers import Classifier, LinearClassifier, put_parameter
 from sapwood.heads.openset import Once, OpenSet
 from sapwood.heads.tensors import ENOUGH_HELD, Features, in_full_precision, needed
@@ -275,17 +275,14 @@ class PooledHead(Head):
         """
 
     def calibrate_temperature(self, logits: Tensor, targets: Tensor) -> None:
-        """Choose the temperature on held-out pictures; few move it little, none or those of one class not at all."""
-        if (found := chosen_on(logits, targets)) is not None:
+        """Choose the temperature on held-out pictures; few move it little, none not at all.
+
+        Nor do those of one class where rows are trained: these favour the newest class, on pictures of others too.
+        """
+        fewest = 1 if self.fitted == "statistics" else 2
+        if (found := chosen_on(logits, targets, fewest, self.told)) is not None:
             self.temperature, self.told = weighed(Chosen(self.temperature, self.told), found)
             self.calibrated = True
-
-    def guess_temperature(self, generator: torch.Generator, device: torch.device) -> None:
-        """Where no picture has ever told: choose it on features drawn from the classes' Gaussians."""
-        found = None if self.told else drawn(self.sums, generator)
-        chosen = None if found is None else chosen_on(self.logits(found.x.to(device)), found.y)
-        if chosen is not None:
-            self.temperature = chosen.temperature
 
     def checked(self, features: Features) -> Features:
         """The features, once their shapes, classes and numbers have been looked at."""
