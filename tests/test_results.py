@@ -76,3 +76,15 @@ def test_the_table_shows_what_was_measured(name: str) -> None:
             assert cells[heading] == ("–" if value is None else show(value)), (cells["method"], heading)
             compared += 1
     assert compared >= 24
+
+
+def test_adapters_and_heads_are_as_measured() -> None:
+    text = (ROOT / "docs/results.md").read_text("utf-8").split("### Adapters and heads")[1]
+    lines = lines_of(RESULTS / "adapters-and-heads")
+    rows = re.findall(r"^\| (\S+) \| (\d.*?) \| (\d.*?) \| (\d.*?) \|$", text.split("\n### ")[0], re.MULTILINE)
+    assert len(rows) == 7
+    for adapter, *cells in rows:
+        for head, cell in zip(("", "+slca", "+ridge"), cells, strict=True):
+            values = lines[adapter + head, "pretrained"].values
+            shown = f"{percent(values['last_accuracy'])} ({percent(values['average_incremental_accuracy'])})"
+            assert cell == shown, (adapter, head)
