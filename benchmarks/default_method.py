@@ -66,11 +66,14 @@ class Setting:
     shape: str
     balance: str
     seed: int
+    a_round: int = 2
 
     @property
     def name(self) -> str:
         """All of it."""
-        return f"{self.stream}-{self.method}-{self.pictures}-{self.shape.replace(':', 'to')}-{self.balance}-{self.seed}"
+        alone = "" if self.a_round == 2 else f"-{self.a_round}-a-round"
+        shape = self.shape.replace(":", "to")
+        return f"{self.stream}-{self.method}-{self.pictures}-{shape}-{self.balance}-{self.seed}{alone}"
 
 
 def sizes(pictures: int, shape: str, classes: int = 10) -> list[int]:
@@ -87,7 +90,9 @@ def sizes(pictures: int, shape: str, classes: int = 10) -> list[int]:
 
 def rounds_of(data: Path | None, setting: Setting) -> list[Round]:
     """Rounds whose test pictures are held-out training pictures, the same for all settings."""
-    stream = BENCHMARKS[STREAMS[setting.stream]](data, order_seed=ORDER, per_class=MOST + HELD)
+    stream = BENCHMARKS[STREAMS[setting.stream]](
+        data, tasks=10 // setting.a_round, order_seed=ORDER, per_class=MOST + HELD
+    )
     count = dict(zip(stream.classes, sizes(setting.pictures, setting.shape), strict=True))
     found = []
     for part in stream.rounds:
@@ -141,11 +146,12 @@ def _ece(learner: Learner, tests: Pictures) -> float:
     return float(expected_calibration_error(score, found.classes[:, 0] == targets_of(store, learner.classes_)))
 
 
-def settings_of(methods: list[str], pictures: list[int], balances: list[str], seeds: int) -> Iterator[Setting]:
+def settings_of(options: argparse.Namespace) -> Iterator[Setting]:
     """All runs; classes of one size are not learned twice."""
-    for stream, count, shape, method in product(STREAMS, pictures, SHAPES, methods):
-        for balance in balances if shape != "even" and method != "ncm" else BALANCES[:1]:
-            yield from (Setting(stream, method, count, shape, balance, seed) for seed in range(seeds))
+    for stream, count, shape, method in product(STREAMS, options.pictures, SHAPES, options.methods):
+        for balance in options.balances if shape != "even" and method != "ncm" else BALANCES[:1]:
+            for seed in range(options.seeds):
+                yield Setting(stream, method, count, shape, balance, seed, options.a_round)
 
 
 def spread(fractions: list[float]) -> str:
@@ -202,15 +208,14 @@ def main() -> None:
     parser.add_argument("--pictures", type=lambda text: [int(part) for part in text.split(",")], default=list(PICTURES))
     parser.add_argument("--balances", type=lambda text: text.split(","), default=list(BALANCES))
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--a-round", type=int, default=2, help="classes a round; with another --out")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     options = parser.parse_args()
     if not options.table:
         options.out.mkdir(parents=True, exist_ok=True)
         aside = options.out / "features.safetensors"
         memory = load_file(aside) if aside.exists() else {}
-        wanted = {
-            one.name: one for one in settings_of(options.methods, options.pictures, options.balances, options.seeds)
-        }
+        wanted = {one.name: one for one in settings_of(options)}
         torch.set_num_threads(1)
 
         for name, setting in wanted.items():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sapwood import fitting
-from sapwood.heads.calibration import chosen_on, weighed
+from sapwood.heads.calibration import Chosen, chosen_beside
 from sapwood.learner import Learner
 
 TRAINING = {"epochs": 1, "batch_size": 8, "precision": "fp32", "validation": 0.25}
@@ -44,11 +44,11 @@ def test_the_temperature_is_that_of_the_predictions(
     assert seen[-1].shape == (10, 4)
     right = int((seen[-1].argmax(1) == targets).sum())
     assert learner.record["tasks"][-1]["validation_accuracy"] == pytest.approx(right / 10)
-    first = chosen_on(seen[0], targets - 2, fewest=1)
+    first = chosen_beside(Chosen(1.0, 0), seen[0], targets - 2, fewest=1)
     assert first is not None
-    second = chosen_on(seen[1], targets, fewest=1, earlier=first.pictures)
+    second = chosen_beside(first, seen[1], targets, fewest=1)
     assert second is not None
-    assert made.temperature == pytest.approx(weighed(first, second).temperature)
+    assert made.temperature == pytest.approx(second.temperature)
     assert made.calibrated
     assert made.count.tolist() == [20] * 4, "held-out pictures have joined"
 

@@ -243,7 +243,9 @@ def test_temperature_stays_without_pictures(draw, tokens):
     assert head.temperature == 1.0
     head.calibrate_temperature(torch.eye(6)[[2, 2]], torch.tensor([2, 2]))  # a round of one class
     assert (head.temperature, head.calibrated) == (1.0, False)
-    head.calibrate_temperature(100 * torch.eye(6), torch.arange(6).roll(1))
+    head.calibrate_temperature(torch.eye(6), torch.arange(6).roll(1))  # all mistaken: nothing to choose by
+    assert (head.temperature, head.calibrated) == (1.0, False)
+    head.calibrate_temperature(100 * torch.eye(6), torch.tensor([0, 1, 2, 4, 5, 3]))
     assert head.temperature > 1.0
 
 

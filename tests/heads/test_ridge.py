@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 from sapwood.functional.openset import folds
 from sapwood.functional.statistics import fit_temperature, ridge_solve
 from sapwood.heads import Features, RidgeHead
-from sapwood.heads.calibration import Chosen, weighed
+from sapwood.heads.calibration import Chosen, chosen_beside
 from sapwood.heads.ridge import STRENGTHS, RidgeConfig
 
 DIM = 12
@@ -208,8 +208,9 @@ def test_temperature_of_pictures_taken_out_a_fifth_at_a_time(draw, held_out):
         model.fit(known.x.double().numpy(), np.eye(4)[known.y])
         logits.append(torch.from_numpy(model.predict(now.x[part].double().numpy())))
         labels.append(now.y[part])
-    second = Chosen(fit_temperature(torch.cat(logits), torch.cat(labels), earlier=20), 24)
-    assert head.temperature == pytest.approx(weighed(first, second).temperature, rel=1e-4)
+    second = chosen_beside(first, torch.cat(logits), torch.cat(labels), fewest=1)
+    assert second is not None
+    assert head.temperature == pytest.approx(second.temperature, rel=1e-4)
 
 
 def test_temperature_on_held_out_pictures_where_they_are_many(draw):

@@ -13,9 +13,10 @@ from sklearn.linear_model import Ridge
 
 from sapwood.functional.calibration import expected_calibration_error
 from sapwood.functional.openset import nearest_distance
+from sapwood.functional.statistics import fit_temperature
 from sapwood.heads import HEADS, Features, RidgeHead
 from sapwood.heads.base import PooledHead
-from sapwood.heads.calibration import Chosen, chosen_on, weighed
+from sapwood.heads.calibration import Chosen, chosen_beside
 from sapwood.heads.openset import newest_of_each
 from sapwood.heads.ridge import STRENGTHS, RidgeConfig
 from sapwood.heads.strength import most_of
@@ -81,7 +82,7 @@ def test_pictures_that_are_alone_in_their_class_tell_no_strength(draw):
 @pytest.mark.parametrize("projection", [None, 40])
 def test_the_temperature_of_classes_that_come_one_by_one(draw, projection):
     head, _ = one_by_one(draw, 6, 30, projection=projection)
-    assert (head.calibrated, head.told) == (True, 100)  # the first class alone tells nothing, 30 of each other do
+    assert head.calibrated
     assert miscalibrated(head, draw) < 0.06
 
 
@@ -120,20 +121,51 @@ def test_two_pictures_do_not_overrule_many(draw):
     before = head.temperature
     head.fit(draw([0, 1], 1), None, generator)
     assert abs(math.log(head.temperature / before)) < 0.1
-    assert head.told == 100
+
+
+@pytest.mark.parametrize("name", ["prototype", "ridge"])
+def test_a_hundred_pictures_of_one_class_do_not_speak_for_all(name, draw):
+    """Nor does one more picture change what they say."""
+    found = {}
+    for count in (99, 100):
+        head, rng = HEADS[name](HEADS[name].Config(), DIM), torch.Generator().manual_seed(0)
+        head.grow(5, rng)
+        head.fit(draw(range(5), 40), None, rng)
+        before = head.temperature
+        head.grow(1, rng)
+        hard = draw([5], count)
+        head.fit(Features(hard.x + 2 * torch.randn(hard.x.shape, generator=rng), hard.y), None, rng)
+        found[count] = head.temperature / before
+    assert found[100] == pytest.approx(found[99], rel=0.1)
+    assert 0.9 < found[100] < 1.4
+
+
+def test_all_classes_again_take_the_place_of_what_was_told_before():
+    targets = torch.arange(300) % 3
+    logits = torch.eye(3)[targets] + torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
+    anew = chosen_beside(Chosen(1.0, 0), logits, targets, fewest=1)
+    assert chosen_beside(Chosen(50.0, 900), logits, targets, fewest=1) == anew
+    assert anew.pictures == 300
+    two = targets < 2  # of two classes of three
+    share = chosen_beside(Chosen(50.0, 900), logits[two], targets[two], fewest=1)
+    alone = fit_temperature(logits[two], targets[two], earlier=300)
+    assert share.pictures == 500
+    assert 1 / share.temperature == pytest.approx((300 / 50 + 200 / alone) / 500)
 
 
 def test_pictures_whose_class_is_ruled_out_are_none_of_the_two_classes():
     logits = torch.tensor([[2.0, 1.0, -torch.inf], [1.0, 0.5, -torch.inf], [1.0, 0.5, -torch.inf]])
-    assert chosen_on(logits, torch.tensor([0, 0, 2]), fewest=2) is None
-    assert chosen_on(logits, torch.tensor([0, 1, 2]), fewest=2).pictures == 2
-    assert chosen_on(logits, torch.tensor([0, 0, 2]), fewest=1).pictures == 2
+    none = Chosen(1.0, 0)
+    assert chosen_beside(none, logits, torch.tensor([0, 0, 2]), fewest=2) is None
+    assert chosen_beside(none, logits, torch.tensor([0, 1, 2]), fewest=2).pictures == 2
+    assert chosen_beside(none, logits, torch.tensor([0, 0, 2]), fewest=1).pictures == 2
 
 
 def test_a_few_pictures_all_mistaken_do_not_flatten_all_scores():
-    wrong = chosen_on(torch.tensor([[1.0, 0.0]] * 5), torch.ones(5, dtype=torch.int64), fewest=1)
-    assert wrong.temperature > 1000  # flat would be best for them
-    assert weighed(Chosen(0.2, 20), wrong).temperature == pytest.approx(0.25, rel=1e-3)
+    wrong = torch.tensor([[1.0, 0.0]] * 5), torch.ones(5, dtype=torch.int64)
+    assert fit_temperature(*wrong) > 1000  # flat would be best for them
+    assert chosen_beside(Chosen(0.2, 20), *wrong, fewest=1).temperature == pytest.approx(0.2 * 24.5 / 19.5, rel=1e-3)
+    assert chosen_beside(Chosen(1.0, 0), *wrong, fewest=1) is None
 
 
 @pytest.mark.parametrize("name", ["linear", "prototype", "ridge"])
@@ -156,6 +188,26 @@ def test_pictures_much_alike_do_not_set_the_limit_for_all(name, label, draw):
         head.forget(alike) if name != "linear" else head.known.observe(alike.x, alike.y, -1)
         head.regroup([(0,), (1,), (2,), (3,)])
         assert accepted() > 0.85
+
+
+@pytest.mark.parametrize("name", ["linear", "prototype", "ridge"])
+def test_a_class_that_goes_without_its_pictures_does_not_widen_what_is_known(name, draw):
+    """As after a removal where features have moved: the sums cannot be taken back picture by picture."""
+    head, rng = HEADS[name](HEADS[name].Config(), DIM), torch.Generator().manual_seed(0)
+    head.grow(5, rng)
+    taught = draw(range(5), 60)
+    if head.wants_features:
+        head.fit(taught, None, rng)
+    head.learn_known(taught, None, stays=True)
+
+    def known(labels: list[int]) -> float:
+        gaussians, limit = head.known_gaussians()
+        return (nearest_distance(draw(labels, 100).x, gaussians) <= limit).double().mean().item()
+
+    assert known([5]) < 0.05
+    head.regroup([(0,), (1,), (2,)])
+    assert known([0, 1, 2]) > 0.9
+    assert known([3, 4, 5]) < 0.05
 
 
 def test_many_pictures_of_one_class_do_not_drive_the_others_out():

@@ -107,6 +107,20 @@ def shared_gaussians(sums: Sums) -> Gaussians | None:
     return None if info.item() else Gaussians(sums.total[present] / number.unsqueeze(1), factor)
 
 
+def held_of(sums: Sums, gone: Tensor) -> Tensor:
+    """What the Gram matrix [d, d] holds of classes ``gone`` [C] bool, if they are spread as all are.
+
+    Without it the matrix stays positive semidefinite, and the shared covariance of the others as it is.
+
+    >>> line = Sums(torch.tensor([[2.0], [8.0]]).double(), torch.tensor([2, 2]), torch.tensor([[38.0]]).double())
+    >>> held_of(line, torch.tensor([False, True])).item()  # 2 * 4², and one of the two degrees of freedom
+    34.0
+    """
+    number, total = sums.count[gone].double()[:, None], sums.total[gone]
+    held, alike = total.T @ (total / number), within_covariance(sums)
+    return held if alike is None else held + alike * (number - 1).sum()
+
+
 def nearest_distance(x: Tensor, gaussians: Gaussians) -> Tensor:
     """Squared Mahalanobis distance of features [n, d] to the nearest class: [n] float64.
 

@@ -14,7 +14,7 @@ from sapwood.backbones.base import Tokens
 from sapwood.data.rows import blocks
 from sapwood.errors import SapwoodError
 from sapwood.functional.openset import Gaussians, Sums, shared_gaussians
-from sapwood.heads.calibration import Chosen, chosen_on, weighed
+from sapwood.heads.calibration import Chosen, chosen_beside
 from sapwood.heads.classifiers import Classifier, LinearClassifier, put_parameter
 from sapwood.heads.openset import Once, OpenSet
 from sapwood.heads.tensors import ENOUGH_HELD, Features, in_full_precision, needed
@@ -280,9 +280,8 @@ class PooledHead(Head):
         Nor do those of one class where rows are trained: these favour the newest class, on pictures of others too.
         """
         fewest = 1 if self.fitted == "statistics" else 2
-        if (found := chosen_on(logits, targets, fewest, self.told)) is not None:
-            self.temperature, self.told = weighed(Chosen(self.temperature, self.told), found)
-            self.calibrated = True
+        if (found := chosen_beside(Chosen(self.temperature, self.told), logits, targets, fewest)) is not None:
+            (self.temperature, self.told), self.calibrated = found, True
 
     def checked(self, features: Features) -> Features:
         """The features, once their shapes, classes and numbers have been looked at."""

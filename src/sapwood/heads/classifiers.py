@@ -17,6 +17,16 @@ Groups = Sequence[Sequence[int]]
 """Old classes of each new class, never none: a class that is in no group goes, those of one group become one."""
 
 
+def left_out(groups: Groups, count: Tensor) -> Tensor:
+    """Which classes are in no group though they still have pictures, by their numbers [K]: [K] bool.
+
+    >>> left_out([[0], [3]], torch.tensor([5, 0, 2, 1])).tolist()
+    [False, False, True, False]
+    """
+    kept = {old for group in groups for old in group}
+    return torch.tensor([old not in kept for old in range(len(count))], dtype=torch.bool) & (count.cpu() > 0)
+
+
 class Classifier(nn.Module, ABC):
     """One row of ``weight`` [K, d] a class.
 

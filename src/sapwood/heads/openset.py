@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sapwood.data.rows import BLOCK, Rows, blocks
 from sapwood.functional.moments import taken_out
-from sapwood.functional.openset import LEAST, Sums, folds, held_out_distances, limit_of, within_covariance
+from sapwood.functional.openset import LEAST, Sums, folds, held_of, held_out_distances, limit_of
 from sapwood.functional.statistics import exact, pack_triangle, unpack_triangle
-from sapwood.heads.classifiers import Groups
+from sapwood.heads.classifiers import Groups, left_out
 from sapwood.heads.tensors import needed
 
 _FOLDS = 5
@@ -128,13 +128,9 @@ class OpenSet:
         hold if the class were spread as all are: the shared covariance stays as it is.
         """
         place = {old: new for new, group in enumerate(groups) for old in group}
-        gone = torch.tensor([old not in place for old in range(len(self.count))], dtype=torch.bool) & (self.count > 0)
+        gone = left_out(groups, self.count)
         if self.own and gone.any():
-            alike, number, total = within_covariance(self.sums), self.count[gone].double()[:, None], self.total[gone]
-            held = total.T @ (total / number)
-            if alike is not None:
-                held += alike * (number - 1).sum()
-            self.packed_gram -= pack_triangle(held)
+            self.packed_gram -= pack_triangle(held_of(self.sums, gone))
         self.total = torch.stack([self.total[list(group)].sum(0) for group in groups])
         self.count = torch.stack([self.count[list(group)].sum() for group in groups])
         labels = torch.tensor([place.get(label, -1) for label in self.labels.tolist()], dtype=torch.int64)

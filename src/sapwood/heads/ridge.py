@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from sapwood.functional.balance import balanced_sums
-from sapwood.functional.openset import Sums, folds
+from sapwood.functional.openset import Sums, folds, held_of
 from sapwood.functional.statistics import exact, pack_triangle, ridge_solve, unpack_triangle
 from sapwood.functional.streaming import add_class_sums
 from sapwood.heads.base import Features, PooledHead, needed
-from sapwood.heads.classifiers import Groups
+from sapwood.heads.classifiers import Groups, left_out
 from sapwood.heads.reading import Expanded, answers, asked
 from sapwood.heads.settings import PooledConfig, fault_unless_int, fault_unless_number, refuse
 from sapwood.heads.strength import STRENGTHS, Evidence
@@ -198,9 +198,11 @@ class RidgeHead(PooledHead):
     def regroup(self, groups: Groups) -> None:
         """Make each new class of the old ones in its group; ``settle`` solves.
 
-        As if a group's pictures had always been of one class. What the Gram matrix, which all classes share, holds of
-        a class that goes stays in it unless ``forget`` took it out before.
+        As if a group's pictures had always been of one class. Of a class that goes, and that ``forget`` did not take
+        out before, the Gram matrix loses what it would hold if the class were spread as all are.
         """
+        if (gone := left_out(groups, self.count)).any():
+            self.packed_gram -= pack_triangle(held_of(Sums(self.cross.T, self.count, self.gram), gone))
         self.classifier.regroup(groups)
         self.known.regroup(groups)
         self.cross = torch.stack([self.cross[:, list(group)].sum(1) for group in groups], 1)
@@ -209,8 +211,7 @@ class RidgeHead(PooledHead):
 
     def settle(self) -> None:
         """Predict from the sums as they are now."""
-        # Row-major like a loaded one: another layout would give other last bits after save and load.
-        self.solution = self.solve().to(self.solution).contiguous()
+        self.solution = self.solve().to(self.solution).contiguous()  # as after loading, to the last bit
 
     def solve(self) -> Tensor:
         """W = (G + strength I)^-1 C, [M, K] float64 on the CPU."""
