@@ -51,6 +51,7 @@ def test_results_hold_every_row(folder: Path) -> None:
     [
         "split-cifar10-5x2",
         "split-cifar10-5x2-bf16",
+        "carried-blocks",
         "camvid-4-3",
         "camvid-4-1",
         "camvid-hosts-4-3",
@@ -75,7 +76,7 @@ def test_the_table_shows_what_was_measured(name: str) -> None:
             value = line.values[key]
             assert cells[heading] == ("–" if value is None else show(value)), (cells["method"], heading)
             compared += 1
-    assert compared >= 24
+    assert compared >= 4 * len(body) > 0
 
 
 def test_adapters_and_heads_are_as_measured() -> None:
