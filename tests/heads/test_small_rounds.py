@@ -12,7 +12,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from sapwood.functional.calibration import expected_calibration_error
-from sapwood.functional.openset import nearest_distance
+from sapwood.functional.openset import nearest_distance, within_covariance
 from sapwood.functional.statistics import fit_temperature
 from sapwood.heads import HEADS, Features, RidgeHead
 from sapwood.heads.base import PooledHead
@@ -205,7 +205,9 @@ def test_a_class_that_goes_without_its_pictures_does_not_widen_what_is_known(nam
         return (nearest_distance(draw(labels, 100).x, gaussians) <= limit).double().mean().item()
 
     assert known([5]) < 0.05
+    spread = within_covariance(head.sums)
     head.regroup([(0,), (1,), (2,)])
+    torch.testing.assert_close(within_covariance(head.sums), spread)
     assert known([0, 1, 2]) > 0.9
     assert known([3, 4, 5]) < 0.05
 
