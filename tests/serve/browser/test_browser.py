@@ -278,3 +278,19 @@ def test_pictures_may_come_early(visit: Visit, address: str, photographs: dict[s
     for route in held:
         route.continue_()
     expect(page.locator("#ask-status")).to_have_text("1 picture answered")
+
+
+def test_what_was_cleared_away_while_on_its_way_counts_no_more(
+    visit: Visit, address: str, photographs: dict[str, list[Path]]
+) -> None:
+    page = visit(address)
+    page.locator("#known").wait_for()
+    held: list[Route] = []
+    page.route("**/v1/predict*", lambda route: held.append(route), times=1)
+    page.locator("#ask-drop input").set_input_files(photographs["ship"][0])
+    expect(page.locator("#ask-status")).to_have_text("Looking at 1 picture …")
+    page.get_by_role("button", name="Clear").click()
+    page.locator("#ask-drop input").set_input_files(photographs["ship"][1])
+    held[0].continue_()
+    expect(page.locator(".answer .verdict")).to_have_count(1)
+    expect(page.locator("#ask-status")).to_have_text("1 picture answered")

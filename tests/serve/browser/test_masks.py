@@ -111,8 +111,10 @@ def test_a_closer_look_cuts_large_pictures(
 def ask(page: Page, path: Path) -> dict[str, str]:
     """Names in the legend of a picture, and their colours."""
     page.get_by_role("link", name="Ask", exact=True).click()
+    expect(page.locator("#ask")).to_be_visible()  # a moment after the click
     if page.get_by_role("button", name="Clear").is_visible():
         page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#answers > li")).to_have_count(0)
     drop(page, "#ask-drop .drop", [path])
     expect(page.locator("#ask-status")).to_have_text("1 picture answered")
     entries = page.locator(".legend li").all()
@@ -169,7 +171,6 @@ def test_a_class_is_taught_by_masks_drawn_and_taken_back(
 
     legend = ask(page, fresh)
     assert legend["cat"] == f"rgb({', '.join(map(str, CAT))})"
-    expect(page.get_by_label("Opacity of the mask")).to_have_count(1)  # the answer before may take a moment to go
     page.get_by_label("Opacity of the mask").fill("100")
     middle = inked(page.locator("canvas"))[4:-4, 16:-16]
     assert (middle == CAT).all(-1).mean() > 0.9

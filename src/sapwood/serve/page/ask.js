@@ -66,7 +66,7 @@ function ask(files) {
   const list = find("answers");
   if (!busy && !waiting.length) tally = { asked: 0, answered: 0, failed: 0 };
   const tile = facts.kind === "segmentation" && find("ask-tile").checked;
-  const entries = files.map((file) => ({ file, tile, card: card(file), fault: tooLarge(file, facts.limits) }));
+  const entries = files.map((file) => ({ file, tile, tally, card: card(file), fault: tooLarge(file, facts.limits) }));
   list.prepend(...entries.map((entry) => entry.card));
   show(find("ask-bar"));
   tally.asked += entries.length;
@@ -98,7 +98,7 @@ async function answer(entries) {
     const said = await post("/v1/predict?top=5", form, { waiting: tell });
     for (const [index, entry] of entries.entries()) {
       if (entry.card.isConnected) await fill(entry, said.predictions[index], said);
-      tally.answered += 1;
+      entry.tally.answered += 1; // one that was cleared away meanwhile counts no more
     }
   } catch (error) {
     if (entries.length > 1 && error instanceof Problem && error.status >= 400 && error.status < 500 && error.status !== 401) {
@@ -166,9 +166,9 @@ function named(prediction, calibrated) {
   );
 }
 
-function refuse({ card: place }, words) {
+function refuse({ card: place, tally: counted }, words) {
   place.removeAttribute("aria-busy");
   place.classList.add("refused");
   place.querySelector(".waiting").replaceWith(make("p", { className: "error" }, words));
-  tally.failed += 1;
+  counted.failed += 1;
 }
