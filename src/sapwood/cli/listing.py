@@ -51,7 +51,8 @@ def methods(
     print(f"\nstored: bytes a round keeps for a ViT-S with {_CLASSES} classes (trained tensors and kept statistics).")
     print("†: the paper leaves choices open; those made here are named in the adapter's docstring and are settings.")
     print("Parts go together freely (see --matrix): --method ADAPTER+OBJECTIVE --head HEAD; a recipe may stand")
-    print("for the adapter, and +slca or +ridge for a head with statistics: c-lora+lwf, inflora+ridge\n")
+    print("for the adapter, and +slca, +ridge or +ridge-6 (on the last six blocks) for a head with statistics:")
+    print("c-lora+lwf, inflora+ridge\n")
     rows = [["part", "name", "what it is", "what grows with rounds"], *_parts()]
     print(table(rows))
 

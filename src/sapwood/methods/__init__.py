@@ -25,12 +25,13 @@ _ALIASES = {"frozen": "none", "full": "full-finetune"}
 _HEADS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "slca": ("linear", {"align": "gaussian"}),
     "ridge": ("ridge", {"drift": "linear"}),
+    "ridge-6": ("ridge", {"drift": "linear", "blocks": "-6:"}),
 }
 """Endings of a name that stand for a head with statistics which follow an adapter that moves."""
 
 
 def find_method(name: str, head: str | None = None, kind: str | None = None) -> Method:
-    """A recipe by name, or a composition: ADAPTER or RECIPE, ``+OBJECTIVE``, ``+slca`` or ``+ridge``.
+    """A recipe by name, or a composition: ADAPTER or RECIPE, ``+OBJECTIVE``, ``+slca``, ``+ridge`` or ``+ridge-6``.
 
     Args:
         name: of the recipe, or the composition.
@@ -45,6 +46,8 @@ def find_method(name: str, head: str | None = None, kind: str | None = None) -> 
     'dense'
     >>> find_method("lora+lwf+ridge").head
     'ridge'
+    >>> find_method("o-lora+ridge-6").settings["head"]
+    {'drift': 'linear', 'blocks': '-6:'}
     >>> find_method("color+++slca").adapter
     'experts'
     >>> find_method("seq-lorra")  # doctest: +ELLIPSIS

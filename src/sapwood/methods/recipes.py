@@ -188,6 +188,14 @@ RECIPES = (
         _READ,
     ),
     Method(
+        "inflora+ridge-6",
+        "inflora",
+        "finetune",
+        "ridge",
+        "inflora, ridge head on the last six blocks whose sums are carried along",
+        settings=merged(_READ, {"head": {"drift": "linear", "blocks": "-6:"}}),
+    ),
+    Method(
         "sd-lora",
         "sdlora",
         "finetune",
