@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sapwood.bench.columns import count, marked, percent, score
+from sapwood.bench.columns import count, marked, mega, percent, score
 from sapwood.bench.summary import Line, summarise
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +25,8 @@ COLUMNS = {
     "NetScore": ("netscore", score),
     "trained": ("trainable_parameters", count),
     "trainable parameters": ("trainable_parameters", count),
+    "MB kept a round": ("bytes", mega),
+    "MB in all": ("state_bytes", mega),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sapwood.bench.rows import with_intransigence
 from sapwood.bench.summary import MEASURES, Line, correct, group_starts, summarise
 from sapwood.errors import DataError
 from sapwood.functional.bootstrap import paired_difference, paired_iou_difference
@@ -110,6 +111,15 @@ def test_joint_alone_is_what_gaps_are_measured_to() -> None:
         joint["last_accuracy"] - method["last_accuracy"]
     )
     assert pick(summarise([full, method]), "seq-lora").gap is None
+
+
+def test_intransigence_is_what_joint_has_more_of_each_round_just_after_it() -> None:
+    own = [[0.75, None], [0.25, 0.5]]
+    bound = [[0.875, None], [0.75, 0.75]]
+    made = [row(accuracy=own), row("joint", accuracy=bound), row(seed=1, accuracy=own)]
+    unmeasured = [row("joint", seed=1, accuracy=[[None, None], bound[1]])]
+    shown = [each["intransigence"] for each in with_intransigence([*made, *unmeasured])]
+    assert shown == [(0.125 + 0.25) / 2, 0.0, None, None]
 
 
 def test_a_gap_without_outcomes_has_no_interval() -> None:

@@ -40,12 +40,23 @@ def test_markdown_holds_every_line_in_percent() -> None:
 
 
 def test_numbers_are_printed_in_their_units() -> None:
-    (line,) = summarise([row(last_accuracy=0.7341, forgetting=-0.02, bytes=16_251_048, peak_memory=1_006_047_232)])
+    (line,) = summarise(
+        [
+            row(
+                last_accuracy=0.7341,
+                forgetting=-0.02,
+                bytes=16_251_048,
+                state_bytes=4_100_000,
+                peak_memory=1_006_047_232,
+            )
+        ]
+    )
     cells = dict(zip(headings("classification"), grid(tables.markdown([line]), "method")[2], strict=True))
     assert cells["Last-Acc"] == "73.4"
     assert cells["forgetting"] == "−2.0"
     assert cells["trainable parameters"] == "298,762"
     assert cells["MB kept a round"] == "16.3"
+    assert cells["MB in all"] == "4.10"
     assert cells["peak memory, MB"] == "1,006"
     assert cells["GMACs"] == "1.23"
     assert cells["training, s"] == "147"

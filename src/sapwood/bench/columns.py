@@ -90,6 +90,7 @@ def _number(value: float, digits: int) -> str:
 _COSTS = (
     Measure("trainable_parameters", "trainable parameters", count),
     Measure("bytes", "MB kept a round", mega),
+    Measure("state_bytes", "MB in all", mega),
     Measure("gmacs", "GMACs", plain),
     Measure("peak_memory", "peak memory, MB", mega),
     Measure("train_seconds", "training, s", plain),

@@ -16,6 +16,7 @@ from sapwood.functional.metrics import (
     average_incremental_accuracy,
     backward_transfer,
     forgetting,
+    intransigence,
     last_accuracy,
     learning_accuracy,
 )
@@ -208,8 +209,11 @@ def with_intransigence(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _gap(bound: Sequence[Sequence[float | None]] | None, accuracy: Sequence[Sequence[float | None]]) -> float | None:
-    if bound is None:
-        return None
-    found = [(bound[index][index], accuracy[index][index]) for index in range(len(accuracy))]
-    gaps = [upper - own for upper, own in found if upper is not None and own is not None]
-    return sum(gaps) / len(gaps) if len(gaps) == len(found) else None
+    reference = _just_after(bound or ())
+    whole = len(reference) == len(_just_after(accuracy)) == len(accuracy)
+    return intransigence(accuracy, reference) if whole else None
+
+
+def _just_after(accuracy: Sequence[Sequence[float | None]]) -> list[float]:
+    """Of each round, where it was measured."""
+    return [value for index, line in enumerate(accuracy) if (value := line[index]) is not None]
