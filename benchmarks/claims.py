@@ -84,14 +84,32 @@ def _flat(method: str) -> list[Claim]:
             lambda found: last(found["methods"][method]["rounds"])["merged_over_bare"],
             1.02,
         ),
+        _kept("tasks", 100, method),
     ]
 
 
-def _grown(method: str) -> Claim:
+def _grown(method: str) -> list[Claim]:
+    return [
+        Claim(
+            f"training step after 50 rounds / after one, `{method}`, which grows",
+            "growing",
+            lambda found: last(found["methods"][method]["rounds"])["step_over_first"],
+        ),
+        Claim(
+            f"inference after 50 rounds / the bare backbone, `{method}`",
+            "growing",
+            lambda found: last(found["methods"][method]["rounds"])["inference_over_bare"],
+        ),
+        _kept("growing", 50, method),
+    ]
+
+
+def _kept(run: str, rounds: int, method: str) -> Claim:
     return Claim(
-        f"training step after 50 rounds / after one, `{method}`, which grows",
-        "growing",
-        lambda found: last(found["methods"][method]["rounds"])["step_over_first"],
+        f"files that the adapter needs after {rounds} rounds, `{method}`",
+        run,
+        lambda found: [last(found["methods"][method]["rounds"])["stored_in_all"] / 1e6],
+        unit=" MB",
     )
 
 
@@ -195,7 +213,7 @@ CLAIMS = (
         lambda found: found["methods"]["inflora"]["rounds"]["10"]["step_over_reference"],
         1,
     ),
-    *(_grown(method) for method in ("o-lora", "sd-lora", "dual-lora", "color")),
+    *(claim for method in ("o-lora", "sd-lora", "dual-lora", "color") for claim in _grown(method)),
     *(claim for method in ("ranpac", "clora", "inflora") for claim in _hundred(method)),
     Claim(
         "LoRA on the last four blocks: computed whole in every step / lower blocks from disk (`--cache-prefix`)",
