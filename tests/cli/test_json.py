@@ -128,6 +128,10 @@ def test_methods_say_what_they_store(sapwood: Run) -> None:
     assert listed["full-finetune"]["stores_backbone"]
     assert listed["full-finetune"]["bytes"] == pytest.approx(88.3e6, rel=0.01)
     assert [name for name, entry in listed.items() if entry["upper_bound"]] == ["joint", "joint-full"]
+    growing = ("clora-reinit", "color", "dual-lora", "inflora", "o-lora", "sd-lora")
+    assert {name for name, entry in listed.items() if entry["keeps_rounds"]} == {
+        name for name in listed if name.startswith(growing)
+    }
     assert "each round stores the whole backbone" in sapwood("methods").out
 
 

@@ -33,7 +33,7 @@ def methods(
     if as_json:
         print_json({"methods": entries})
         return
-    rows = [["method", "adapter", "objective", "head", "learns", "merges", "stored", "what it does"]]
+    rows = [["method", "adapter", "objective", "head", "learns", "merges", "stored", "grows", "what it does"]]
     rows += [
         [
             entry["name"] + ("†" if entry["reconstructed"] else ""),
@@ -43,12 +43,14 @@ def methods(
             " ".join(_SHOWN[kind] for kind in entry["kinds"]),
             "yes" if entry["merges"] else "no",
             size(entry["bytes"]),
+            "yes" if entry["keeps_rounds"] else "no",
             entry["title"] + (f" [{entry['reference']}]" if entry["reference"] else ""),
         ]
         for entry in entries
     ]
     print(table(rows, right=[6]))
     print(f"\nstored: bytes a round keeps for a ViT-S with {_CLASSES} classes (trained tensors and kept statistics).")
+    print("grows: whether every round's adapter has to be kept to go on; a class adds its rows to any head.")
     print("†: the paper leaves choices open; those made here are named in the adapter's docstring and are settings.")
     print("Parts go together freely (see --matrix): --method ADAPTER+OBJECTIVE --head HEAD; a recipe may stand")
     print("for the adapter, and +slca, +ridge or +ridge-6 (on the last six blocks) for a head with statistics:")
@@ -90,7 +92,7 @@ def _print(what: str, entries: list[dict[str, Any]], as_json: bool) -> None:
 
 def _method(method: Method) -> dict[str, Any]:
     from sapwood.adapters import ADAPTERS
-    from sapwood.costs import declared_bytes
+    from sapwood.costs import declared_bytes, example_adapter
     from sapwood.heads import HEADS
     from sapwood.objectives import OBJECTIVES
 
@@ -108,6 +110,7 @@ def _method(method: Method) -> dict[str, Any]:
             "objective": OBJECTIVES[method.objective].growth,
             "head": HEADS[method.head].growth,
         },
+        "keeps_rounds": example_adapter(method).history == "all",
         "merges": adapter.mergeable,
         "stores_backbone": adapter.trains_backbone,
         "upper_bound": method.all_data,

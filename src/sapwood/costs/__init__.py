@@ -7,7 +7,7 @@ from sapwood.costs.estimate import Estimate, estimate_round
 from sapwood.costs.measure import seconds_per_picture
 from sapwood.costs.plans import clora_cost, state_cost
 from sapwood.costs.score import netscore
-from sapwood.costs.stored import declared_bytes, stored_bytes
+from sapwood.costs.stored import declared_bytes, example_adapter, stored_bytes
 
 __all__ = [
     "Cost",
@@ -15,6 +15,7 @@ __all__ = [
     "clora_cost",
     "declared_bytes",
     "estimate_round",
+    "example_adapter",
     "netscore",
     "network_cost",
     "seconds_per_picture",

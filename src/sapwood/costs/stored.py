@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sapwood.adapters import ADAPTERS
+from sapwood.adapters.base import Adapter
 from sapwood.assembly import merge_settings
 from sapwood.backbones.base import BackboneInfo, Site
 from sapwood.depths import width_read
@@ -37,22 +38,27 @@ def stored_bytes(files: Mapping[str, Mapping[str, Tensor]]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensors in files.values() for tensor in tensors.values())
 
 
-def declared_bytes(method: Method, classes: int) -> int:
-    """Bytes that a first round of so many classes keeps on a ViT-S/14: what its parts give for the state, unfilled.
-
-    Of a segmentation, ``classes`` counts the background.
-    """
-    settings = merge_settings(method)
+def example_adapter(method: Method) -> Adapter:
+    """That of a method on a ViT-S/14, unfilled."""
     info = BackboneInfo("", "dinov2", "", "", "", _WIDTH, 14, _DEPTH, 6, 1, 224, (0, 0, 0), (1, 1, 1))
     sites = [
         Site(f"block.{block}.{part}", "linear", inputs * _WIDTH, outputs * _WIDTH, f"block.{block}.{key}", "")
         for block in range(_DEPTH)
         for part, key, inputs, outputs in _PROJECTIONS
     ]
-    adapter_type, head_type, objective_type = ADAPTERS[method.adapter], HEADS[method.head], OBJECTIVES[method.objective]
-    adapter = adapter_type(build(adapter_type.Config, settings["adapter"], "adapter"), sites, info)
+    made = ADAPTERS[method.adapter]
+    return made(build(made.Config, merge_settings(method)["adapter"], "adapter"), sites, info)
+
+
+def declared_bytes(method: Method, classes: int) -> int:
+    """Bytes that a first round of so many classes keeps on a ViT-S/14: what its parts give for the state, unfilled.
+
+    Of a segmentation, ``classes`` counts the background.
+    """
+    settings, adapter = merge_settings(method), example_adapter(method)
+    head_type, objective_type = HEADS[method.head], OBJECTIVES[method.objective]
     config: Any = build(head_type.Config, settings["head"], "head")
-    head = head_type(config, width_read(config, info))
+    head = head_type(config, width_read(config, adapter.info))
     head.grow(classes, torch.Generator())
     objective = objective_type(build(objective_type.config_type(method.kind), settings["objective"], "objective"))
     trained = {f"adapter.{name}": parameter for name, parameter in adapter.named_parameters()}
