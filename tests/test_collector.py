@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sapwood.adapters.base import Vectors
 from sapwood.adapters.lora import Lora, LoraConfig
 from sapwood.backbones import create_backbone
 from sapwood.collector import Collector
@@ -70,30 +71,37 @@ def hooks(network: Network) -> int:
 
 @pytest.mark.parametrize("tokens", ["all", "class", "mean"])
 def test_second_moments_are_means_over_every_token_or_one_a_picture(network, feed, tokens) -> None:
-    moments = Collector(network, feed, COUNT).second_moments(tokens)
+    moments, shares = Collector(network, feed, COUNT).second_moments(Vectors(tokens), Vectors(tokens, unit=True))
     seen = inputs(network, feed)
     keys = {site.name: site.input_key for site in network.adapter.sites}
     assert moments.keys() == set(keys.values())
     assert len(moments) == 4  # q and k of a block share theirs
     for name, x in seen.items():
         rows = {"all": x.flatten(0, 1), "class": x[:, 0], "mean": x[:, 1:].mean(1)}[tokens]
-        expected = torch.zeros(x.shape[2], x.shape[2], dtype=torch.float64)
+        expected = torch.zeros(2, x.shape[2], x.shape[2], dtype=torch.float64)
         for row in rows:
-            expected += torch.outer(row, row) / len(rows)
-        found = moments[keys[name]]
-        assert found.dtype == torch.float32
-        assert not found.requires_grad
-        torch.testing.assert_close(found.double(), expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
+            square = torch.outer(row, row)
+            expected += torch.stack([square, square / square.trace()]) / len(rows)
+        for found, wanted in zip((moments[keys[name]], shares[keys[name]]), expected, strict=True):
+            assert found.dtype == (torch.float32 if tokens == "all" else torch.float64)
+            assert not found.requires_grad
+            torch.testing.assert_close(found.double(), wanted, atol=1e-5 * wanted.abs().max().item(), rtol=0)
 
 
 def test_it_looks_at_the_network_as_it_is(network, feed) -> None:
     collector = Collector(network, feed, COUNT)
-    before = collector.second_moments()
+    (before,) = collector.second_moments(Vectors())
     with network.bare():
-        bare = collector.second_moments()
+        (bare,) = collector.second_moments(Vectors())
     assert torch.equal(before["block.0.attn"], bare["block.0.attn"])  # nothing has changed before the first block
     assert not torch.allclose(before["block.1.attn"], bare["block.1.attn"])
-    assert torch.equal(collector.second_moments()["block.1.attn"], before["block.1.attn"])
+    (again,) = collector.second_moments(Vectors())
+    assert torch.equal(again["block.1.attn"], before["block.1.attn"])
+
+
+def test_a_vector_of_nothing_has_no_direction() -> None:
+    x = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]])
+    assert Vectors("class", unit=True).of(x, 1).tolist() == [[0.0, 0.0], [0.6, 0.8]]
 
 
 def test_every_layer_is_visited_once_a_batch_and_nothing_stays_behind(network, feed) -> None:
@@ -123,7 +131,7 @@ def test_pixels_are_what_plans_get(network, feed, monkeypatch) -> None:
     monkeypatch.setattr(
         network.adapter, "plan", lambda pixels, network: planned.append(pixels) or plan(pixels, network)
     )
-    Collector(network, feed, COUNT).second_moments()
+    Collector(network, feed, COUNT).second_moments(Vectors())
     given = list(Collector(network, feed, COUNT).pixels())
     assert [tuple(pixels.shape) for pixels in given] == [(3, 3, SIZE, SIZE), (3, 3, SIZE, SIZE), (1, 3, SIZE, SIZE)]
     assert all(torch.equal(one, two) for one, two in zip(given, planned, strict=True))
@@ -163,5 +171,5 @@ def test_a_stop_ends_it_between_batches(network, feed) -> None:
 
 def test_it_tells_how_far_it_is(network, feed) -> None:
     listener = Listener()
-    Collector(network, feed, COUNT, listener).second_moments("class")
+    Collector(network, feed, COUNT, listener).second_moments(Vectors("class"))
     assert listener.said == [("looking at layers", COUNT), *(("advance", n) for n in (3, 3, 1)), ("finish", 0)]

@@ -10,12 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sapwood.adapters.base import TokenChoice, summary_token
+from sapwood.adapters.base import Vectors
 from sapwood.feeds import Feed, owned
 from sapwood.network import Network
 from sapwood.operations import Tally
 from sapwood.progress import Progress
-from sapwood.world.sums import summed, total
+from sapwood.world.sums import summed
+
+
+class _Mean:
+    """Of x xᵀ by name, added up batch by batch where the rows are."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, key: str, rows: Tensor) -> None:
+        gram = rows.T @ rows
+        self.sums[key] = self.sums[key] + gram if key in self.sums else gram
+        self.counts[key] = self.counts.get(key, 0) + len(rows)
+
+    def taken(self) -> dict[str, Tensor]:
+        """Over the rows of all processes, on the CPU."""
+        counts = {key: int(summed(torch.tensor(count))) for key, count in self.counts.items()}
+        return {key: summed(gram.cpu()) / counts[key] for key, gram in self.sums.items()}
 
 
 class Collector:
@@ -48,31 +66,26 @@ class Collector:
             yield self.network.pixels(images)
 
     @torch.no_grad()
-    def visit(self, look: Callable[[str, Tensor], None], *, shared: bool = False) -> None:
+    def visit(self, look: Callable[[str, Tensor], None]) -> None:
         """Call ``look`` with the ``input_key`` and the input [B, N, in] of every site's layer, batch by batch.
 
-        Where processes learn together all of them see all pictures, or share them if the caller adds up.
+        Processes that learn together share the pictures.
         """
-        batches = owned(self.feed) if shared else self.feed.batches(0, 0)
         with self._hooks(look):
-            for images in self._images("looking at layers", batches):
+            for images in self._images("looking at layers", owned(self.feed)):
                 self.network.tokens(images)
 
-    def second_moments(self, tokens: TokenChoice = "all") -> dict[str, Tensor]:
-        """Mean of x xᵀ over the inputs x of each layer, float32 [in, in], by ``input_key``; not centred."""
-        sums: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
+    def second_moments(self, *wanted: Vectors) -> tuple[dict[str, Tensor], ...]:
+        """For each that is wanted the mean of x xᵀ over each layer's inputs x [in, in], by ``input_key``."""
+        found = tuple(_Mean() for _ in wanted)
         prefix = self.network.backbone.info.prefix_tokens
 
         def look(key: str, x: Tensor) -> None:
-            rows = x.reshape(-1, x.shape[-1]) if tokens == "all" else summary_token(x, tokens, prefix)
-            rows = rows.float()
-            gram = rows.T @ rows
-            sums[key] = sums[key] + gram if key in sums else gram
-            counts[key] = counts.get(key, 0) + len(rows)
+            for vectors, mean in zip(wanted, found, strict=True):
+                mean.add(key, vectors.of(x, prefix))
 
-        self.visit(look, shared=True)
-        return {key: total(gram) / int(summed(torch.tensor(counts[key]))) for key, gram in sums.items()}
+        self.visit(look)
+        return tuple(mean.taken() for mean in found)
 
     def _images(self, what: str, batches: Iterable[Any]) -> Iterator[Tensor]:
         self.progress.start(what, self.count)

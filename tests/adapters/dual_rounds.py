@@ -44,7 +44,8 @@ def images(seed: int, count: int = 10, size: int = SIZE) -> Tensor:
 
 def statistics(network: Network, batch: Tensor) -> Collector:
     batches = [SimpleNamespace(images=part, targets=torch.zeros(len(part))) for part in batch.split(4)]
-    return Collector(network, SimpleNamespace(batches=lambda epoch, start: batches), len(batch))
+    feed = SimpleNamespace(batches=lambda epoch, start, part: batches, batch_size=4, count=len(batch))
+    return Collector(network, feed, len(batch))
 
 
 def task(index: int) -> Task:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sapwood.adapters.base import Context
+from sapwood.adapters.base import Context, Vectors
 from sapwood.adapters.inflora import InfLora, InfLoraConfig
 from sapwood.backbones.base import Site
 from sapwood.errors import ConfigError
@@ -31,10 +31,10 @@ class Seen:
     def __init__(self, x: Tensor) -> None:
         self.x = x
 
-    def second_moments(self, tokens: str) -> dict[str, Tensor]:
-        assert tokens == "all"
+    def second_moments(self, wanted: Vectors) -> tuple[dict[str, Tensor]]:
+        assert wanted == Vectors("all")
         moment = (self.x.T @ self.x / len(self.x)).float()
-        return {KEYS[0]: moment, KEYS[1]: moment.flip(0, 1)}
+        return ({KEYS[0]: moment, KEYS[1]: moment.flip(0, 1)},)
 
 
 def adapter(**settings: Any) -> InfLora:

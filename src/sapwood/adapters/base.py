@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from sapwood.backbones.base import BackboneInfo, Site
@@ -34,6 +35,30 @@ TokenChoice = Literal["all", "class", "mean"]
 """Which tokens of a layer's input are looked at: all, the class token, or the mean of the patch tokens."""
 
 
+@dataclass(frozen=True)
+class Vectors:
+    """What a second moment of layers' inputs is taken of.
+
+    Attributes:
+        tokens: of each picture.
+        unit: each scaled to length one; zero stays.
+    """
+
+    tokens: TokenChoice = "all"
+    unit: bool = False
+
+    def of(self, x: Tensor, prefix: int) -> Tensor:
+        """Rows [n, d] of an input [B, N, d] (or a map [B, h, w, d]): one a picture in double precision on the CPU.
+
+        All tokens are too many for products in it: they stay where they are, in float32.
+        """
+        if self.tokens == "all":
+            rows = x.reshape(-1, x.shape[-1]).float()
+        else:
+            rows = summary_token(x, self.tokens, prefix).cpu().double()
+        return rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) if self.unit else rows
+
+
 class Statistics(Protocol):
     """A round's training pictures in plain views, as the network sees them now; each question is one pass.
 
@@ -46,11 +71,11 @@ class Statistics(Protocol):
     def pixels(self) -> Iterator[Tensor]:
         """Normalised pictures [B, 3, H, W], batch by batch, as ``Adapter.plan`` gets them."""
 
-    def visit(self, look: Callable[[str, Tensor], None]) -> None:
-        """Call ``look`` with the ``input_key`` and the input [B, N, in] of every site's layer, batch by batch."""
+    def second_moments(self, *wanted: Vectors) -> tuple[dict[str, Tensor], ...]:
+        """For each that is wanted the mean of x xᵀ over each layer's inputs x, [in, in] by ``input_key``; not centred.
 
-    def second_moments(self, tokens: TokenChoice = "all") -> dict[str, Tensor]:
-        """Mean of x xᵀ over the inputs x of each layer, float32 [in, in], by ``input_key``; not centred."""
+        On the CPU, as precise as the vectors; all in one pass.
+        """
 
 
 class Adapter(nn.Module, ABC):

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from sapwood.adapters.base import Adapter, Context, Statistics, choose_sites, site_key
+from sapwood.adapters.base import Adapter, Context, Statistics, Vectors, choose_sites, site_key
 from sapwood.adapters.dual_config import DualConfig
-from sapwood.adapters.dual_memory import LayerMemory, measure
+from sapwood.adapters.dual_memory import LayerMemory
 from sapwood.backbones.base import BackboneInfo, Site
 from sapwood.errors import ConfigError, NotMergeable
 from sapwood.functional.gates import mean_share, new_directions, task_offsets
@@ -105,10 +105,10 @@ class Dual(Adapter):
     def before_task(self, task: Task, statistics: Statistics) -> None:
         """Begin both pairs, such that they add nothing yet."""
         config = self.config
-        measured = measure(statistics, config.token, self.info.prefix_tokens, config.moments)
+        (measured,) = statistics.second_moments(config.directed)
         generator = task.generator("adapter")
         for _, memory in self._memories():
-            moment, held = measured[memory.input_key].raw, memory.basis.cpu()
+            moment, held = measured[memory.input_key], memory.basis.cpu()
             design = free_directions(Bases(held), moment, config.rank).T / math.sqrt(3)
             if self._has_residual:
                 live = new_directions(moment, held, self._energy(task))
@@ -148,17 +148,17 @@ class Dual(Adapter):
     @torch.no_grad()
     def after_task(self, task: Task, statistics: Statistics) -> None:
         """Find the round's directions in the features as they are now, then fold one pair and remember the other."""
-        measured = measure(statistics, self.config.token, self.info.prefix_tokens, self.config.moments)
+        measured, shares = statistics.second_moments(self.config.directed, Vectors(self.config.token, unit=True))
         tensors: dict[str, Tensor] = {}
         for layer, memory in self._memories():
-            moments = measured[memory.input_key]
+            moment = measured[memory.input_key]
             protected = memory.basis.cpu().double()
             own = memory.live.cpu().double()[:, : None if self.config.residual_basis == "current" else 0]
             held = torch.cat([protected, own], 1)
-            found = new_directions(moments.raw, held, self._energy(task), least=0 if own.shape[1] else 1)
+            found = new_directions(moment, held, self._energy(task), least=0 if own.shape[1] else 1)
             basis = torch.cat([own, found], 1)
             tensors[f"basis.{layer}"] = basis.float()
-            tensors[f"mean.{layer}"] = mean_share(moments.unit, basis).float()
+            tensors[f"mean.{layer}"] = mean_share(shares[memory.input_key], basis).float()
             for key in memory.sites:
                 # Twice and in double precision: what is folded is never projected again.
                 down = project_out(project_out(self.down[key].cpu().double(), protected), protected)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from sapwood.adapters.base import Vectors
 from sapwood.settings import check
 
 
@@ -56,3 +57,8 @@ class DualConfig:
             (0 <= self.calibration < math.inf, f"adapter.calibration must be >= 0 and finite, got {self.calibration}"),
             (0 <= self.confidence <= 1, f"adapter.confidence must be in 0..1, got {self.confidence}"),
         )
+
+    @property
+    def directed(self) -> Vectors:
+        """What directions are found from."""
+        return Vectors(self.token if self.moments == "token" else "all")

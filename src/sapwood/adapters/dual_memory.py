@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from sapwood.adapters.base import Statistics, TokenChoice, summary_token
+from sapwood.adapters.base import TokenChoice, summary_token
 from sapwood.functional.gates import energy_ratios
 
 
@@ -104,45 +102,3 @@ class LayerMemory(nn.Module):
     def recall(self, key: str, inner: Tensor) -> Tensor:
         """What the finished rounds' residual parts add to a site's output."""
         return inner @ self.get_buffer(f"up_{key}").T.to(inner.dtype)
-
-
-@dataclass
-class Moments:
-    """Means over a round's pictures, [d, d] float64 on the CPU.
-
-    Attributes:
-        raw: of x xᵀ, over the summary tokens or over all.
-        unit: of z zᵀ / ||z||², over the summary tokens z.
-        rows, tokens: how many vectors lie in ``raw``, and how many summary tokens.
-    """
-
-    raw: Tensor
-    unit: Tensor
-    rows: int = 0
-    tokens: int = 0
-
-
-def measure(
-    statistics: Statistics, token: TokenChoice, prefix: int, moments: Literal["token", "all"]
-) -> dict[str, Moments]:
-    """Both moments of every layer by ``input_key``, in one pass and without keeping a vector of any picture."""
-    sums: dict[str, Moments] = {}
-
-    def look(key: str, x: Tensor) -> None:
-        z = summary_token(x, token, prefix).cpu().double()
-        # All tokens are too many for products in double precision; their sums are kept in it.
-        rows = z if moments == "token" else x.reshape(-1, x.shape[-1]).float()
-        if key not in sums:
-            zero = torch.zeros(x.shape[-1], x.shape[-1], dtype=torch.float64)
-            sums[key] = Moments(zero, zero.clone())
-        unit = z / z.norm(dim=1, keepdim=True).clamp(min=torch.finfo(z.dtype).tiny)
-        sums[key].raw += (rows.T @ rows).cpu()
-        sums[key].unit += unit.T @ unit
-        sums[key].rows += len(rows)
-        sums[key].tokens += len(z)
-
-    statistics.visit(look)
-    for each in sums.values():
-        each.raw /= each.rows
-        each.unit /= each.tokens
-    return sums

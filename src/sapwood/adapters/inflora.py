@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sapwood.adapters.base import Adapter, Context, Statistics, choose_sites, site_key
+from sapwood.adapters.base import Adapter, Context, Statistics, Vectors, choose_sites, site_key
 from sapwood.backbones.base import BackboneInfo, Site
 from sapwood.functional.low_rank import (
     Bases,
@@ -102,10 +102,10 @@ class InfLora(Adapter):
 
     def before_task(self, task: Task, statistics: Statistics) -> None:
         """Design A from what the layers see of the round's pictures; B is zero."""
-        moments = statistics.second_moments("all")
+        (moments,) = statistics.second_moments(Vectors("all"))
         with torch.no_grad():
             for key in self.widths:
-                free = free_directions(self.bases.get(key), moments[key].cpu(), self.config.rank)
+                free = free_directions(self.bases.get(key), moments[key], self.config.rank)
                 down = self.get_buffer(_down(key)).zero_()
                 down[: free.shape[1]] = free.T.to(down) / math.sqrt(3)
         self._silence()
@@ -127,11 +127,11 @@ class InfLora(Adapter):
 
     def after_task(self, task: Task, statistics: Statistics) -> None:
         """Protect what the round's layers see through the trained weights, and put B A into the past."""
-        moments = statistics.second_moments("all")
+        (moments,) = statistics.second_moments(Vectors("all"))
         tensors = self._live()
         for key in self.widths:
             directions = gpm_directions(
-                self.bases.get(key), moments[key].cpu(), self.threshold(task.index), energy=self.config.gpm_energy
+                self.bases.get(key), moments[key], self.threshold(task.index), energy=self.config.gpm_energy
             )
             tensors[_directions(key)] = directions.float()
         self._fold(tensors)
