@@ -17,7 +17,7 @@ from sapwood.learner import Learner
 from .together import learn_all
 
 TRAINING = {"epochs": 1, "batch_size": 4, "precision": "fp32", "lr": 1e-3, "balance": "none", "validation": 0.2}
-PICTURES = ("lora+ewc", "inflora", "seq-lora+ridge")
+PICTURES = ("lora+ewc", "inflora", "dual-lora", "seq-lora+ridge")
 # The other objectives for masks are made of the same parts as these.
 MASKS = ("clora", "clora+mib", "clora+plop", "clora+rcil", "clora+sats", "clora+ssul", "clora+dkd")
 LONGER, TWICE = "clora+sats", {"epochs": 2, "validation": 0.34}
