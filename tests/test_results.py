@@ -62,11 +62,20 @@ def test_results_hold_every_row(folder: Path) -> None:
 )
 def test_the_table_shows_what_was_measured(name: str) -> None:
     text = (ROOT / "docs/results.md").read_text("utf-8")
-    after = re.split(rf"--out docs/results/{name}(?![\w-])", text)[-1]
-    found = re.search(r"(?:^\|.*\|\n)+", after, re.MULTILINE)
+    check_table(re.split(rf"--out docs/results/{name}(?![\w-])", text)[-1], RESULTS / name)
+
+
+def test_the_readme_shows_what_was_measured() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    check_table(text.split("300 pictures a class, no old pictures kept")[1], RESULTS / "split-cifar10-5x2-bf16")
+
+
+def check_table(text: str, folder: Path) -> None:
+    """The first table of the text has every line as the rows of the folder have it."""
+    found = re.search(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
     assert found is not None
     head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in found[0].splitlines())
-    lines = lines_of(RESULTS / name)
+    lines = lines_of(folder)
     compared = 0
     for row in body:
         cells = dict(zip(head, row, strict=True))

@@ -48,8 +48,8 @@ def count(value: Spread) -> str:
 def mega(value: Spread) -> str:
     """In millions, three figures.
 
-    >>> mega(Spread(1_195_048, 0.0))
-    '1.20'
+    >>> mega(Spread(1_195_048, 0.0)), mega(Spread(1_195_048, 900.0)), mega(Spread(1_195_048, 9000.0))
+    ('1.20', '1.20', '1.20 ± 0.01')
     """
     return plain(Spread(value.mean / 1e6, None if value.deviation is None else value.deviation / 1e6))
 
@@ -75,11 +75,10 @@ def score(value: Spread) -> str:
 
 
 def _with(value: Spread, digits: int, scale: float, always: bool = False) -> str:
-    """``always``: also where there is no spread between the seeds, which of a size or a count goes without saying."""
-    spread = "" if value.deviation is None else f" ± {scale * value.deviation:,.{digits}f}"
-    if not always and not value.deviation:
-        spread = ""
-    return f"{_number(scale * value.mean, digits)}{spread}"
+    """``always``: also a spread of nothing in the digits shown, which of a size or a count goes without saying."""
+    spread = "" if value.deviation is None else f"{scale * value.deviation:,.{digits}f}"
+    shown = f" ± {spread}" if spread and (always or spread.strip("0.")) else ""
+    return f"{_number(scale * value.mean, digits)}{shown}"
 
 
 def _number(value: float, digits: int) -> str:
