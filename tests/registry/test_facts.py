@@ -94,6 +94,16 @@ def test_methods_of_a_kind(kind: str) -> None:
     assert all(find_method(f"clora{rest}", kind=kind).adapter == "lora" for rest in ("", "+lwf", "+ewc", "+finetune"))
 
 
+def test_a_solved_head_gets_no_guess_of_the_round_unless_asked_for() -> None:
+    solved = [find_method("dual-lora+ridge"), find_method("dual-lora+lwf+ridge-6")]
+    solved += [find_method(name, head=head) for name in ("dual-lora", "dual+ewc") for head in ("ridge", "prototype")]
+    assert [merge_settings(method)["adapter"]["calibration"] for method in solved] == [0.0] * 6
+    asked = merge_settings(solved[0], {"adapter": {"calibration": 1.0}})
+    assert asked["adapter"]["calibration"] == 1.0
+    trained = [find_method("dual-lora"), find_method("dual-lora+slca"), find_method("dual-lora", head="cosine")]
+    assert [merge_settings(method)["adapter"]["calibration"] for method in trained] == [1.0] * 3
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [

@@ -28,6 +28,9 @@ _HEADS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ridge-6": ("ridge", {"drift": "linear", "blocks": "-6:"}),
 }
 """Endings of a name that stand for a head with statistics which follow an adapter that moves."""
+_SOLVED: Mapping[str, Mapping[str, Any]] = {"dual": {"calibration": 0.0}}
+"""Settings of adapters before a head that is solved for all classes at once: a guess of the round would tell its scores
+a second time which classes they are among (docs/results.md, equal trials)."""
 
 
 def find_method(name: str, head: str | None = None, kind: str | None = None) -> Method:
@@ -48,6 +51,8 @@ def find_method(name: str, head: str | None = None, kind: str | None = None) -> 
     'ridge'
     >>> find_method("o-lora+ridge-6").settings["head"]
     {'drift': 'linear', 'blocks': '-6:'}
+    >>> find_method("dual-lora+ridge").settings["adapter"]
+    {'calibration': 0.0}
     >>> find_method("color+++slca").adapter
     'experts'
     >>> find_method("seq-lorra")  # doctest: +ELLIPSIS
@@ -64,7 +69,7 @@ def find_method(name: str, head: str | None = None, kind: str | None = None) -> 
         settings: Settings = {part: values for part, values in method.settings.items() if part != "head"}
         if HEADS[head].kind != method.kind:
             settings = for_kind(settings, HEADS[head].kind, method.adapter)
-        method = replace(method, head=head, settings=settings)
+        method = _before_solved(replace(method, head=head, settings=settings))
     return _of_kind(method, kind or method.kind)
 
 
@@ -91,14 +96,22 @@ def _compose(name: str) -> Method:
     if objective == recipe.objective and "objective" in settings:
         own["objective"] = settings["objective"]
     head_name, head_settings = _HEADS[head] if head else (TWINS[kind], {})
-    return replace(
-        recipe,
-        name=name,
-        objective=objective,
-        head=head_name,
-        title=" with ".join([recipe.adapter, *rest]),
-        settings=merged(own, {"head": head_settings} if head_settings else {}),
+    return _before_solved(
+        replace(
+            recipe,
+            name=name,
+            objective=objective,
+            head=head_name,
+            title=" with ".join([recipe.adapter, *rest]),
+            settings=merged(own, {"head": head_settings} if head_settings else {}),
+        )
     )
+
+
+def _before_solved(method: Method) -> Method:
+    if HEADS[method.head].fitted != "statistics" or method.adapter not in _SOLVED:
+        return method
+    return replace(method, settings=merged({"adapter": _SOLVED[method.adapter]}, method.settings))
 
 
 def _of_kind(method: Method, kind: str) -> Method:
