@@ -53,7 +53,7 @@ def test_results_hold_every_row(folder: Path) -> None:
     [
         "split-cifar10-5x2",
         "split-cifar10-5x2-bf16",
-        "carried-blocks",
+        "split-cifar10-10x1",
         "camvid-4-3",
         "camvid-4-1",
         "camvid-hosts-4-3",
