@@ -94,13 +94,13 @@ def test_methods_of_a_kind(kind: str) -> None:
     assert all(find_method(f"clora{rest}", kind=kind).adapter == "lora" for rest in ("", "+lwf", "+ewc", "+finetune"))
 
 
-def test_a_solved_head_gets_no_guess_of_the_round_unless_asked_for() -> None:
-    solved = [find_method("dual-lora+ridge"), find_method("dual-lora+lwf+ridge-6")]
+def test_a_head_of_one_scale_gets_no_guess_of_the_round_unless_asked_for() -> None:
+    solved = [find_method(f"dual-lora{rest}") for rest in ("+ridge", "+lwf+ridge-6", "+slca")]
     solved += [find_method(name, head=head) for name in ("dual-lora", "dual+ewc") for head in ("ridge", "prototype")]
-    assert [merge_settings(method)["adapter"]["calibration"] for method in solved] == [0.0] * 6
+    assert [merge_settings(method)["adapter"]["calibration"] for method in solved] == [0.0] * 7
     asked = merge_settings(solved[0], {"adapter": {"calibration": 1.0}})
     assert asked["adapter"]["calibration"] == 1.0
-    trained = [find_method("dual-lora"), find_method("dual-lora+slca"), find_method("dual-lora", head="cosine")]
+    trained = [find_method("dual-lora"), find_method("dual-lora+lwf"), find_method("dual-lora", head="cosine")]
     assert [merge_settings(method)["adapter"]["calibration"] for method in trained] == [1.0] * 3
 
 

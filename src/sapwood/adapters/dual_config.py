@@ -28,7 +28,7 @@ class DualConfig:
         moments: what directions are found from: ``token``, that token alone, or ``all`` tokens.
         sharpness: of the softmax over tasks.
         calibration: weight of the task's log-probability in the logits; 0 switches it off, as methods do before a head
-            that is solved for all classes at once.
+            that puts all classes on one scale (``+ridge``, ``+slca``).
         confidence: least probability of the likeliest task for which logits are changed.
         freeze_down: the A of the orthogonal pair stays as it is found and only B learns, as in InfLoRA.
     """

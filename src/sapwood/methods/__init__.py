@@ -28,9 +28,9 @@ _HEADS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ridge-6": ("ridge", {"drift": "linear", "blocks": "-6:"}),
 }
 """Endings of a name that stand for a head with statistics which follow an adapter that moves."""
-_SOLVED: Mapping[str, Mapping[str, Any]] = {"dual": {"calibration": 0.0}}
-"""Settings of adapters before a head that is solved for all classes at once: a guess of the round would tell its scores
-a second time which classes they are among (docs/results.md, equal trials)."""
+_ON_ONE_SCALE: Mapping[str, Mapping[str, Any]] = {"dual": {"calibration": 0.0}}
+"""Settings of adapters before a head that puts the classes of all rounds on one scale, by sums or by samples of stored
+Gaussians: a guess of the round would tell its scores a second time which classes they are among (docs/results.md)."""
 
 
 def find_method(name: str, head: str | None = None, kind: str | None = None) -> Method:
@@ -69,7 +69,7 @@ def find_method(name: str, head: str | None = None, kind: str | None = None) -> 
         settings: Settings = {part: values for part, values in method.settings.items() if part != "head"}
         if HEADS[head].kind != method.kind:
             settings = for_kind(settings, HEADS[head].kind, method.adapter)
-        method = _before_solved(replace(method, head=head, settings=settings))
+        method = _on_one_scale(replace(method, head=head, settings=settings))
     return _of_kind(method, kind or method.kind)
 
 
@@ -96,7 +96,7 @@ def _compose(name: str) -> Method:
     if objective == recipe.objective and "objective" in settings:
         own["objective"] = settings["objective"]
     head_name, head_settings = _HEADS[head] if head else (TWINS[kind], {})
-    return _before_solved(
+    return _on_one_scale(
         replace(
             recipe,
             name=name,
@@ -108,10 +108,11 @@ def _compose(name: str) -> Method:
     )
 
 
-def _before_solved(method: Method) -> Method:
-    if HEADS[method.head].fitted != "statistics" or method.adapter not in _SOLVED:
+def _on_one_scale(method: Method) -> Method:
+    aligned = method.settings.get("head", {}).get("align", "none") != "none"
+    if method.adapter not in _ON_ONE_SCALE or not (aligned or HEADS[method.head].fitted == "statistics"):
         return method
-    return replace(method, settings=merged({"adapter": _SOLVED[method.adapter]}, method.settings))
+    return replace(method, settings=merged({"adapter": _ON_ONE_SCALE[method.adapter]}, method.settings))
 
 
 def _of_kind(method: Method, kind: str) -> Method:
