@@ -71,37 +71,27 @@ def last(rounds: dict[str, Any]) -> Any:
 
 
 def _flat(method: str) -> list[Claim]:
+    step = f"training step after 100 rounds / after one, `{method}` (ViT-S, 84 px, batch 8, synthetic rounds)"
+    merged = f"merged inference after 100 rounds / the bare backbone, `{method}`"
     return [
-        Claim(
-            f"training step after 100 rounds / after one, `{method}` (ViT-S, 84 px, batch 8, synthetic rounds)",
-            "tasks",
-            lambda found: last(found["methods"][method]["rounds"])["step_over_first"],
-            1.05,
-        ),
-        Claim(
-            f"merged inference after 100 rounds / the bare backbone, `{method}`",
-            "tasks",
-            lambda found: last(found["methods"][method]["rounds"])["merged_over_bare"],
-            1.02,
-        ),
+        _after_all(step, "tasks", method, "step_over_first", 1.05),
+        _after_all(merged, "tasks", method, "merged_over_bare", 1.02),
         _kept("tasks", 100, method),
     ]
 
 
 def _grown(method: str) -> list[Claim]:
+    step = f"training step after 50 rounds / after one, `{method}`, which grows"
+    inference = f"inference after 50 rounds / the bare backbone, `{method}`"
     return [
-        Claim(
-            f"training step after 50 rounds / after one, `{method}`, which grows",
-            "growing",
-            lambda found: last(found["methods"][method]["rounds"])["step_over_first"],
-        ),
-        Claim(
-            f"inference after 50 rounds / the bare backbone, `{method}`",
-            "growing",
-            lambda found: last(found["methods"][method]["rounds"])["inference_over_bare"],
-        ),
+        _after_all(step, "growing", method, "step_over_first"),
+        _after_all(inference, "growing", method, "inference_over_bare"),
         _kept("growing", 50, method),
     ]
+
+
+def _after_all(what: str, run: str, method: str, ratio: str, target: float | None = None) -> Claim:
+    return Claim(what, run, lambda found: last(found["methods"][method]["rounds"])[ratio], target)
 
 
 def _kept(run: str, rounds: int, method: str) -> Claim:

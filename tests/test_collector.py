@@ -100,8 +100,8 @@ def test_it_looks_at_the_network_as_it_is(network, feed) -> None:
 
 
 def test_a_vector_of_nothing_has_no_direction() -> None:
-    x = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]])
-    assert Vectors("class", unit=True).of(x, 1).tolist() == [[0.0, 0.0], [0.6, 0.8]]
+    rows = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
+    assert Vectors("class", unit=True).of(rows).tolist() == [[0.0, 0.0], [0.6, 0.8]]
 
 
 def test_every_layer_is_visited_once_a_batch_and_nothing_stays_behind(network, feed) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sapwood.adapters.base import Vectors
+from sapwood.adapters.base import Vectors, token_rows
 from sapwood.feeds import Feed, owned
 from sapwood.network import Network
 from sapwood.operations import Tally
@@ -81,8 +81,9 @@ class Collector:
         prefix = self.network.backbone.info.prefix_tokens
 
         def look(key: str, x: Tensor) -> None:
+            rows = {tokens: token_rows(x, tokens, prefix) for tokens in {vectors.tokens for vectors in wanted}}
             for vectors, mean in zip(wanted, found, strict=True):
-                mean.add(key, vectors.of(x, prefix))
+                mean.add(key, vectors.of(rows[vectors.tokens]))
 
         self.visit(look)
         return tuple(mean.taken() for mean in found)

@@ -47,15 +47,8 @@ class Vectors:
     tokens: TokenChoice = "all"
     unit: bool = False
 
-    def of(self, x: Tensor, prefix: int) -> Tensor:
-        """Rows [n, d] of an input [B, N, d] (or a map [B, h, w, d]): one a picture in double precision on the CPU.
-
-        All tokens are too many for products in it: they stay where they are, in float32.
-        """
-        if self.tokens == "all":
-            rows = x.reshape(-1, x.shape[-1]).float()
-        else:
-            rows = summary_token(x, self.tokens, prefix).cpu().double()
+    def of(self, rows: Tensor) -> Tensor:
+        """These of the rows [n, d] of its tokens."""
         return rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) if self.unit else rows
 
 
@@ -217,6 +210,16 @@ def summary_token(x: Tensor, tokens: TokenChoice, prefix: int) -> Tensor:
     """
     x = x.flatten(1, -2)
     return x[:, 0] if tokens == "class" else x[:, prefix:].mean(1)
+
+
+def token_rows(x: Tensor, tokens: TokenChoice, prefix: int) -> Tensor:
+    """Rows [n, d] of an input [B, N, d] (or a map [B, h, w, d]): one a picture in double precision on the CPU.
+
+    All tokens are too many for products in it: they stay where they are, in float32.
+    """
+    if tokens == "all":
+        return x.reshape(-1, x.shape[-1]).float()
+    return summary_token(x, tokens, prefix).cpu().double()
 
 
 def choose_sites(sites: Sequence[Site], targets: Sequence[str], blocks: str) -> tuple[Site, ...]:

@@ -11,7 +11,7 @@ from sapwood.errors import ConfigError, UnknownName
 from sapwood.heads import HEADS
 from sapwood.methods.mask_recipes import MASK_RECIPES
 from sapwood.methods.method import TWINS, Method, Settings, for_kind, merged
-from sapwood.methods.recipes import RECIPES
+from sapwood.methods.recipes import ENDINGS, RECIPES
 from sapwood.objectives import OBJECTIVES
 from sapwood.registry import Registry
 
@@ -22,12 +22,6 @@ for _recipe in (*RECIPES, *MASK_RECIPES):
     METHODS.add(_recipe.name, _recipe)
 
 _ALIASES = {"frozen": "none", "full": "full-finetune"}
-_HEADS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "slca": ("linear", {"align": "gaussian"}),
-    "ridge": ("ridge", {"drift": "linear"}),
-    "ridge-6": ("ridge", {"drift": "linear", "blocks": "-6:"}),
-}
-"""Endings of a name that stand for a head with statistics which follow an adapter that moves."""
 _ON_ONE_SCALE: Mapping[str, Mapping[str, Any]] = {"dual": {"calibration": 0.0}}
 """Settings of adapters before a head that puts the classes of all rounds on one scale, by sums or by samples of stored
 Gaussians: a guess of the round would tell its scores a second time which classes they are among (docs/results.md)."""
@@ -78,7 +72,7 @@ def _compose(name: str) -> Method:
     whole = max((each for each in METHODS if name.startswith(f"{each}+")), key=len, default="")
     first, *rest = [whole, *name[len(whole) + 1 :].split("+")] if whole else name.split("+")
     first = _ALIASES.get(first, first)
-    head = next((piece for piece in rest if piece in _HEADS), None)
+    head = next((piece for piece in rest if piece in ENDINGS), None)
     objectives = [piece for piece in rest if piece != head]
     if not rest or len(objectives) > 1 or (first not in ADAPTERS and first not in METHODS):
         METHODS[name]  # says which names there are
@@ -95,7 +89,7 @@ def _compose(name: str) -> Method:
     own = {part: values for part, values in settings.items() if part in ("adapter", "training")}
     if objective == recipe.objective and "objective" in settings:
         own["objective"] = settings["objective"]
-    head_name, head_settings = _HEADS[head] if head else (TWINS[kind], {})
+    head_name, head_settings = ENDINGS[head] if head else (TWINS[kind], {})
     return _on_one_scale(
         replace(
             recipe,

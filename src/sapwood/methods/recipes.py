@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sapwood.methods.method import Method, merged
 
-_ALIGN = {"align": "gaussian"}
+ENDINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "slca": ("linear", {"align": "gaussian"}),
+    "ridge": ("ridge", {"drift": "linear"}),
+    "ridge-6": ("ridge", {"drift": "linear", "blocks": "-6:"}),
+}
+"""Endings of a name that stand for a head with statistics which follow an adapter that moves."""
+_ALIGN = ENDINGS["slca"][1]
 _RANPAC = {"projection": 2000}
 # Nothing learned before can be hurt in the first round, so the rate is that of joint training.
 _FIRST = {"adapt": "first", "lr": 2e-3}
@@ -53,7 +62,7 @@ RECIPES = (
         "finetune",
         "ridge",
         "LoRA, ridge head whose sums are carried along when the features move",
-        settings=merged(_READ, {"head": {"drift": "linear"}}),
+        settings=merged(_READ, {"head": ENDINGS["ridge"][1]}),
     ),
     Method("ncm", "none", "finetune", "prototype", "frozen features, nearest class mean", "arXiv 2303.07338"),
     Method(
@@ -193,7 +202,7 @@ RECIPES = (
         "finetune",
         "ridge",
         "inflora, ridge head on the last six blocks whose sums are carried along",
-        settings=merged(_READ, {"head": {"drift": "linear", "blocks": "-6:"}}),
+        settings=merged(_READ, {"head": ENDINGS["ridge-6"][1]}),
     ),
     Method(
         "sd-lora",
