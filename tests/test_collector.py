@@ -99,6 +99,15 @@ def test_it_looks_at_the_network_as_it_is(network, feed) -> None:
     assert torch.equal(again["block.1.attn"], before["block.1.attn"])
 
 
+def test_what_is_asked_at_once_is_what_is_asked_alone(network, feed) -> None:
+    collector = Collector(network, feed, COUNT)
+    wanted = Vectors("all"), Vectors("class"), Vectors("mean", unit=True), Vectors("class", unit=True)
+    for vectors, found in zip(wanted, collector.second_moments(*wanted), strict=True):
+        (alone,) = collector.second_moments(vectors)
+        assert found.keys() == alone.keys()
+        assert all(torch.equal(found[key], alone[key]) for key in alone)
+
+
 def test_a_vector_of_nothing_has_no_direction() -> None:
     rows = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
     assert Vectors("class", unit=True).of(rows).tolist() == [[0.0, 0.0], [0.6, 0.8]]

@@ -94,6 +94,15 @@ def test_methods_of_a_kind(kind: str) -> None:
     assert all(find_method(f"clora{rest}", kind=kind).adapter == "lora" for rest in ("", "+lwf", "+ewc", "+finetune"))
 
 
+@pytest.mark.parametrize("name", ["seq-lora+ridge", "seq-lora+slca", "inflora+ridge-6"])
+def test_a_recipe_named_as_a_composition_is_that_composition(name: str) -> None:
+    adapter, ending = name.split("+")
+    recipe, made = METHODS[name], find_method(f"{adapter}+finetune+{ending}")
+    parts = [(each.adapter, each.objective, each.head, merge_settings(each)) for each in (recipe, made)]
+    assert parts[0] == parts[1]
+    assert merge_settings(recipe)["head"]["blocks"] == ("-6:" if ending == "ridge-6" else "pooled")
+
+
 def test_a_head_of_one_scale_gets_no_guess_of_the_round_unless_asked_for() -> None:
     solved = [find_method(f"dual-lora{rest}") for rest in ("+ridge", "+lwf+ridge-6", "+slca")]
     solved += [find_method(name, head=head) for name in ("dual-lora", "dual+ewc") for head in ("ridge", "prototype")]
